@@ -1,0 +1,1 @@
+"""SD-LoRA for Avalanche."""
