@@ -1,1 +1,8 @@
-"""SD-LoRA for Avalanche."""
+"""SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198) for Avalanche: rehearsal-free class-incremental learning."""
+
+from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.plugin import SDLoRAPlugin
+from avalanche_sdlora.strategy import SDLoRAStrategy
+
+__all__ = ["SDLoRAConfig", "SDLoRAModel", "SDLoRAPlugin", "SDLoRAStrategy"]

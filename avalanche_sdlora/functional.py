@@ -1,0 +1,176 @@
+"""The arithmetic of an adapted layer: tensors in, tensors out, no modules.
+
+With ``R`` low-rank columns in all (frozen ones first, the ``r`` that train last), coefficients ``c (R,)``,
+``A (R, in)`` and ``B (out, R)``, the weight of one projection is (Wu et al., arXiv 2501.13198, eq. 5)
+
+    W = W0 + B diag(c) A                                                   # (out, in)
+
+and it is built once per step, so that the layer costs one product whatever the number of tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Update(NamedTuple):
+    """The low-rank update of the rows ``[start, stop)`` of a frozen weight, ``out = stop - start``."""
+
+    start: int
+    stop: int
+    c: Tensor  # (R,) coefficients, frozen columns first; R = R_frozen + r
+    bank_A: Tensor  # (R_frozen, in)
+    bank_B: Tensor  # (out, R_frozen)
+    A: Tensor  # (r, in), trains
+    B: Tensor  # (out, r), trains
+
+
+def product_norm(A: Tensor, B: Tensor) -> Tensor:
+    """``||B A||_F`` from the factors ``A (r, in)`` and ``B (out, r)``, as a float64 scalar.
+
+    ``B = Q R`` with orthonormal ``Q`` gives ``||B A||_F = ||R R'^T||_F`` where ``A^T = Q' R'``: only r-by-r matrices
+    are formed, and unlike ``trace((B^T B)(A A^T))`` nothing cancels when the columns are nearly dependent.
+    """
+    core_B = torch.linalg.qr(B.double(), mode="r").R
+    core_A = torch.linalg.qr(A.double().T, mode="r").R
+    return torch.linalg.norm(core_B @ core_A.T)
+
+
+def factors_norm(A: Tensor, B: Tensor) -> Tensor:
+    """``||B||_F ||A||_F``, what the authors' code divides by, as a float64 scalar."""
+    return torch.linalg.norm(B.double()) * torch.linalg.norm(A.double())
+
+
+def merged_weight(weight: Tensor, updates: list[Update]) -> Tensor:
+    """``W0 + B diag(c) A`` on the rows of every update, a new ``(out, in)`` tensor in the factors' precision.
+
+    No gradient flows; :func:`adapted_weight` is the differentiable one.
+    """
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        dtype = torch.promote_types(weight.dtype, updates[0].c.dtype) if updates else weight.dtype
+        W = weight.to(dtype, copy=True)
+        for u in updates:
+            A, B = _all_factors(u)
+            W[u.start : u.stop].addmm_(B * u.c, A)  # (out, R) @ (R, in)
+        return W
+
+
+def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: list[Update]) -> Tensor:
+    """``x W^T + bias`` with ``W = W0 + B diag(c) A``: one product forward, one for ``x`` backward.
+
+    The gradients of ``c``, ``A``, ``B`` and ``x`` are exact. Neither ``W0``, ``bias`` nor the bank receives one.
+
+    Args:
+        x: Input ``(..., in)``.
+        weight: Frozen ``W0 (out, in)``.
+        bias: Frozen ``(out,)`` or None.
+        updates: One per adapted block of rows.
+
+    Returns:
+        ``(..., out)``, in the autocast precision where autocast is on, else in that of ``x``.
+    """
+    return _AdaptedLinear.apply(x, weight, bias, _rows(updates), *_flat(updates))
+
+
+def adapted_weight(weight: Tensor, updates: list[Update]) -> Tensor:
+    """The weight ``W (out, in)`` itself, differentiable, for models that read ``layer.weight`` directly."""
+    return _AdaptedWeight.apply(weight, _rows(updates), *_flat(updates))
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which a linear layer multiplies ``x`` here: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: list[tuple[int, int]], *flat: Tensor
+    ) -> Tensor:
+        updates = _unflat(rows, flat)
+        dtype = compute_dtype(x)
+        W = merged_weight(weight, updates).to(dtype)  # (out, in)
+        x = x.to(dtype)
+        ctx.rows = rows
+        ctx.save_for_backward(x, W, *flat)
+        return F.linear(x, W, None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, W, *flat = ctx.saved_tensors
+        grad = grad.to(W.dtype)
+        with torch.autocast(grad.device.type, enabled=False):
+            dx = grad @ W if ctx.needs_input_grad[0] else None  # (..., in)
+            g, x = grad.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1])  # (n, out), (n, in)
+            gradients = [_gradients(u, g[:, u.start : u.stop], x) for u in _unflat(ctx.rows, flat)]
+        return dx, None, None, None, *(d for update in gradients for d in update)
+
+
+class _AdaptedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: list[tuple[int, int]], *flat: Tensor) -> Tensor:
+        ctx.rows = rows
+        ctx.save_for_backward(*flat)
+        return merged_weight(weight, _unflat(rows, flat))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dW: Tensor) -> tuple[Any, ...]:
+        updates = _unflat(ctx.rows, ctx.saved_tensors)
+        gradients = [_gradients_from_weight(u, *_all_factors(u), dW[u.start : u.stop]) for u in updates]
+        return None, None, *(d for update in gradients for d in update)
+
+
+def _gradients(u: Update, g: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``(c, bank_A, bank_B, A, B)`` from ``g (n, out)`` and ``x (n, in)``, the bank's being None.
+
+    Two exact ways: through the tokens, ``z = x A^T`` and ``u = g B``, whose cost grows with the total rank, or through
+    ``dW = g^T x``, whose cost hardly does. The one with fewer multiplications is taken.
+    """
+    A, B = (factor.to(x.dtype) for factor in _all_factors(u))
+    n, (R, d_in), d_out = len(x), A.shape, len(B)
+    if n * R * (d_out + d_in) > d_out * d_in * (n + R):
+        return _gradients_from_weight(u, A, B, g.T @ x)
+    r = len(u.A)
+    z, v = x @ A.T, g @ B  # (n, R) each
+    c = u.c[R - r :]  # (r,)
+    dc = (v * z).sum(0, dtype=u.c.dtype)  # (R,)
+    dA = c[:, None] * (v[:, R - r :].T @ x)  # (r, in)
+    dB = (g.T @ z[:, R - r :]) * c  # (out, r)
+    return dc, None, None, dA.to(u.A.dtype), dB.to(u.B.dtype)
+
+
+def _gradients_from_weight(u: Update, A: Tensor, B: Tensor, dW: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients from ``dW (out, in)``."""
+    R, r = len(A), len(u.A)
+    A, B = A.to(dW.dtype), B.to(dW.dtype)
+    dW_A = dW @ A.T  # (out, R)
+    c = u.c[R - r :]  # (r,)
+    dc = (B * dW_A).sum(0, dtype=u.c.dtype)  # (R,)
+    dA = c[:, None] * (B[:, R - r :].T @ dW)  # (r, in)
+    dB = dW_A[:, R - r :] * c  # (out, r)
+    return dc, None, None, dA.to(u.A.dtype), dB.to(u.B.dtype)
+
+
+def _all_factors(u: Update) -> tuple[Tensor, Tensor]:
+    """``A (R, in)`` and ``B (out, R)``, frozen and training columns together."""
+    return torch.cat([u.bank_A, u.A]), torch.cat([u.bank_B, u.B], dim=1)
+
+
+# autograd.Function takes tensors only at the top level of its arguments.
+def _rows(updates: list[Update]) -> list[tuple[int, int]]:
+    return [(u.start, u.stop) for u in updates]
+
+
+def _flat(updates: list[Update]) -> list[Tensor]:
+    return [tensor for u in updates for tensor in u[2:]]
+
+
+def _unflat(rows: list[tuple[int, int]], flat: Any) -> list[Update]:
+    return [Update(*span, *flat[5 * i : 5 * i + 5]) for i, span in enumerate(rows)]

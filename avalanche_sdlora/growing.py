@@ -1,0 +1,36 @@
+"""Modules whose tensors grow with the stream, and take the size of what is loaded into them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class GrowingModule(nn.Module):
+    """A module with tensors that have one growing dimension.
+
+    Subclasses list them in ``GROWING`` (name -> growing dimensions). Loading a state dict resizes them first, so that a
+    strict load into a fresh module restores any stage of a stream; a mismatch in another dimension stays an error.
+    """
+
+    GROWING: ClassVar[dict[str, tuple[int, ...]]] = {}
+
+    def replace(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts ``value`` in place of the parameter or buffer ``name``; returns the old tensor and the new one."""
+        old = getattr(self, name)
+        value = value.detach().to(old.device)
+        if isinstance(old, nn.Parameter):
+            value = nn.Parameter(value.contiguous(), requires_grad=old.requires_grad)
+        setattr(self, name, value)
+        return old, value
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, growing in self.GROWING.items():
+            new, old = state_dict.get(prefix + name), getattr(self, name)
+            if new is None or new.shape == old.shape or new.dim() != old.dim():
+                continue
+            if all(a == b for d, (a, b) in enumerate(zip(new.shape, old.shape)) if d not in growing):
+                self.replace(name, torch.empty(new.shape, dtype=old.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args)

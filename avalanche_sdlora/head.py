@@ -1,0 +1,135 @@
+"""The linear classifier that grows with the classes seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avalanche_sdlora.growing import GrowingModule
+
+# The logit of a class that does not compete: finite, so that losses, distillation and logs stay finite. It is the
+# value that Avalanche's IncrementalClassifier uses.
+MASKED = -1000.0
+
+
+class GrowingHead(GrowingModule):
+    """One linear row per class seen; logits are laid out by class label.
+
+    ``row_of[i, c]`` is the row that scores class ``c`` under the task label ``task_labels[i]``, or -1 if that task
+    does not have the class. Streams without task labels use the single label 0. Weights are float32.
+
+    Args:
+        in_features: Size ``d`` of the features.
+        multi_head: Whether the same class label under two task labels means two classes, as in streams whose class
+            labels restart at 0 in every experience. Otherwise the tasks share the row.
+    """
+
+    GROWING: ClassVar = {"weight": (0,), "bias": (0,), "row_of": (0, 1), "task_labels": (0,)}
+
+    row_of: Tensor
+    task_labels: Tensor
+
+    def __init__(self, in_features: int, multi_head: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.weight = nn.Parameter(torch.empty(0, in_features))  # (rows, d)
+        self.bias = nn.Parameter(torch.empty(0))  # (rows,)
+        self.register_buffer("row_of", torch.empty(0, 0, dtype=torch.long))  # (tasks, classes)
+        self.register_buffer("task_labels", torch.empty(0, dtype=torch.long))  # (tasks,)
+        self.multi_head = multi_head
+        self._min_width = 0
+
+    def get_extra_state(self) -> Tensor:
+        """``multi_head``: a plain attribute otherwise, so that reading it never waits for a device."""
+        return torch.tensor(self.multi_head)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The opposite of :meth:`get_extra_state`."""
+        self.multi_head = bool(state)
+
+    @torch.no_grad()
+    def grow(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
+        """Adds a row for each class not seen before; rows there already are copied exactly.
+
+        New weights are Kaiming-uniform with linear gain, new biases 0.
+
+        Args:
+            classes: Class labels by task label.
+
+        Returns:
+            ``(old, new)`` for each parameter that was replaced; empty when nothing is new.
+        """
+        tasks, table = self.task_labels.tolist(), self.row_of.cpu()
+        width = max([table.shape[1], *(c + 1 for labels in classes.values() for c in labels)])
+        table = F.pad(table, (0, width - table.shape[1]), value=-1)
+        rows = len(self.weight)
+        for task in sorted(classes):
+            if task not in tasks:
+                tasks.append(task)
+                table = F.pad(table, (0, 0, 0, 1), value=-1)
+            own = table[tasks.index(task)]
+            for c in sorted(classes[task]):
+                if own[c] < 0 and not self.multi_head:
+                    own[c] = table[:, c].max()  # another task's row, if any has the class
+                if own[c] < 0:
+                    own[c], rows = rows, rows + 1
+        self.replace("row_of", table)
+        self.replace("task_labels", torch.tensor(tasks, dtype=torch.long))
+        new = rows - len(self.weight)
+        if not new:
+            return []
+        weight = torch.empty(new, self.in_features)  # drawn on the CPU: a seed means the same everywhere
+        nn.init.kaiming_uniform_(weight, nonlinearity="linear")
+        return [
+            self.replace("weight", torch.cat([self.weight, weight.to(self.weight)])),
+            self.replace("bias", torch.cat([self.bias, self.bias.new_zeros(new)])),
+        ]
+
+    def classes(self) -> list[int]:
+        """The class labels seen so far, in ascending order."""
+        return (self.row_of >= 0).any(0).nonzero().flatten().tolist()
+
+    def reserve(self, width: int) -> None:
+        """Makes logits at least ``width`` wide from now on, so that targets not yet seen are valid indices."""
+        self._min_width = max(self._min_width, width)
+
+    def forward(self, features: Tensor, task_labels: Tensor | None = None) -> Tensor:
+        """Logits ``(n, classes)`` by class label; classes that do not compete have the logit -1000.
+
+        Args:
+            features: ``(n, d)``.
+            task_labels: ``(n,)``. Each selects the classes seen with it; a label never seen, or None, all classes.
+
+        Raises:
+            ValueError: No task labels, though the same class label means several classes.
+        """
+        rows = self._rows(task_labels)  # (n or 1, classes)
+        if not len(self.weight):
+            return features.new_full((len(features), rows.shape[1]), MASKED)
+        logits = F.linear(features, self.weight, self.bias)  # (n, rows)
+        logits = logits.gather(1, rows.clamp(min=0).expand(len(features), -1))  # (n, classes)
+        return logits.masked_fill(rows < 0, MASKED)
+
+    def _rows(self, task_labels: Tensor | None) -> Tensor:
+        """The row of every class for each sample, ``(n, classes)``, or ``(1, classes)`` where all are alike."""
+        table = F.pad(self.row_of, (0, max(0, self._min_width - self.row_of.shape[1])), value=-1)
+        if len(table) == 0:
+            return table.new_full((1, max(1, table.shape[1])), -1)
+        if len(table) == 1 and (task_labels is None or not self.multi_head):
+            return table
+        if task_labels is None:
+            if self.multi_head:
+                raise ValueError(
+                    "task_labels=None: class labels restart in every task of this stream, so the task must be given"
+                )
+            return table.amax(0, keepdim=True)
+        # One more row serves the labels never seen: every class, or none where the classes are not comparable.
+        fallback = torch.full_like(table[:1], -1) if self.multi_head else table.amax(0, keepdim=True)
+        match = task_labels[:, None] == self.task_labels  # (n, tasks)
+        unseen = ~match.any(1, keepdim=True)  # (n, 1)
+        index = torch.cat([match, unseen], 1).to(torch.uint8).argmax(1)  # (n,)
+        return torch.cat([table, fallback])[index]

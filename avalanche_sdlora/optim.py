@@ -1,0 +1,92 @@
+"""The optimizer of a stream: parameters are born with every task, the optimizer object stays the same."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+#: Makes an optimizer from parameter groups named "directions", "magnitudes" and "head".
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+
+GROUPS = ("directions", "magnitudes", "head")
+
+
+def default_optimizer(groups: list[dict[str, Any]]) -> Optimizer:
+    """SGD, learning rate 0.01, momentum 0.9, no weight decay: the authors' optimizer in the middle of its range."""
+    return SGD(groups, lr=0.01, momentum=0.9)
+
+
+def make_optimizer(factory: OptimizerFactory) -> Optimizer:
+    """Calls ``factory`` with the three named groups, still empty: the first task fills them.
+
+    Raises:
+        ValueError: The optimizer does not keep the groups it was given.
+    """
+    optimizer = factory([{"params": [], "name": name} for name in GROUPS])
+    if not isinstance(optimizer, Optimizer) or set(_names(optimizer)) != set(GROUPS):
+        raise ValueError(
+            f"optimizer={factory!r}: the factory must return a torch optimizer made from the list of parameter groups "
+            "that it is given, for instance functools.partial(torch.optim.Adam, lr=1e-3)"
+        )
+    return optimizer
+
+
+def check_groups(optimizer: Optimizer) -> None:
+    """Refuses an optimizer whose groups cannot be filled with the parameters of a new task.
+
+    Raises:
+        ValueError: It has several groups that are not named.
+    """
+    names = _names(optimizer)
+    if len(names) > 1 and (len(names) != len(GROUPS) or set(names) != set(GROUPS)):
+        raise ValueError(
+            f"optimizer: {len(names)} parameter groups named {names}; give one group, or the three groups "
+            f"{list(GROUPS)} (key 'name'), or a factory such as functools.partial(torch.optim.SGD, lr=0.01)"
+        )
+
+
+def fill_optimizer(
+    optimizer: Optimizer,
+    parameters: dict[str, list[nn.Parameter]],
+    replaced: Iterable[tuple[Tensor, Tensor]] = (),
+    reset_state: bool = True,
+) -> None:
+    """Makes ``optimizer`` hold exactly ``parameters``, each once; its settings per group stay.
+
+    Args:
+        optimizer: One group, or the groups of :data:`GROUPS`.
+        parameters: The trainable parameters by group name.
+        replaced: ``(old, new)`` tensors of one parameter that grew.
+        reset_state: Forget all state (fresh optimizer per task, as published). Otherwise the state of what stays is
+            kept, with zeros for the rows that are new.
+    """
+    check_groups(optimizer)
+    by_name = len(optimizer.param_groups) == len(GROUPS)
+    for group in optimizer.param_groups:
+        group["params"] = list(parameters[group["name"]]) if by_name else [p for ps in parameters.values() for p in ps]
+    state: dict[Tensor, Any] = defaultdict(dict)
+    if not reset_state:
+        previous = dict(optimizer.state)
+        for old, new in replaced:
+            if old in previous:
+                previous[new] = {key: _grown(value, old, new) for key, value in previous.pop(old).items()}
+        state.update({p: previous[p] for ps in parameters.values() for p in ps if p in previous})
+    optimizer.state = state  # type: ignore[assignment]
+
+
+def _grown(value: Any, old: Tensor, new: Tensor) -> Any:
+    """State of the shape of the ``old`` parameter, in the shape of the ``new`` one that begins with its rows."""
+    if not isinstance(value, Tensor) or value.shape != old.shape or not value.dim():
+        return value
+    grown = torch.zeros_like(new, dtype=value.dtype)
+    grown[: len(value)] = value
+    return grown
+
+
+def _names(optimizer: Optimizer) -> list[Any]:
+    return [group.get("name") for group in optimizer.param_groups]

@@ -1,0 +1,85 @@
+"""Small models and streams that the tests share."""
+
+import timm
+import torch
+from avalanche.benchmarks import nc_benchmark
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora.adapter import projections_of
+
+MLP = SDLoRAConfig(rank=2, targets="*")
+
+
+def mlp(seed=0):
+    """Two hidden layers of 16 on 8 inputs; its last Linear is the classifier."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5)]
+    return nn.Sequential(*layers)
+
+
+def tiny_vit(name="vit_tiny_patch16_224", seed=0, **kwargs):
+    """A timm model of two narrow blocks; norms and layer scales are shaken so that nothing starts at zero."""
+    torch.manual_seed(seed)
+    size = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    model = timm.create_model(name, **{**size, **kwargs})
+    return shake(model)
+
+
+def shake(model, std=0.2):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(std * torch.randn_like(p))
+    return model
+
+
+def learn_something(model, std=0.3):
+    """Gives the directions and magnitudes that train now values that a task could have taught."""
+    with torch.no_grad():
+        for p in [p for name in ("directions", "magnitudes") for p in model.trainable_groups()[name]]:
+            p.add_(std * torch.randn_like(p))
+    return model
+
+
+def adapted_mlp(config=MLP, experiences=3, seed=0):
+    """An adapted MLP some experiences in, two classes each."""
+    model = SDLoRAModel(mlp(seed), config)
+    for k in range(experiences):
+        model.begin_experience({0: [2 * k, 2 * k + 1]})
+        learn_something(model)
+    return model
+
+
+class Points(TensorDataset):
+    """``classes`` Gaussian clouds of 8-dimensional points, 20 of each."""
+
+    def __init__(self, classes=10, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        centres = 3 * torch.randn(classes, 8, generator=g)
+        y = torch.arange(20 * classes) % classes
+        super().__init__(centres[y] + torch.randn(len(y), 8, generator=g), y)
+        self.targets = y.tolist()
+
+
+def points_stream(experiences=5, **kwargs):
+    """A class-incremental stream of points, of Avalanche's older kind (it has task labels, all 0)."""
+    settings = {"task_labels": False, "shuffle": False, "class_ids_from_zero_in_each_exp": False, **kwargs}
+    return nc_benchmark(Points(), Points(seed=0), experiences, **settings)
+
+
+def strategy_for(model=None, config=MLP, **kwargs):
+    settings = {"train_mb_size": 10, "eval_mb_size": 50, "evaluator": None, **kwargs}
+    return SDLoRAStrategy(model=mlp() if model is None else model, config=config, **settings)
+
+
+def snapshot(model):
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+
+def optimized(strategy):
+    return [p for group in strategy.optimizer.param_groups for p in group["params"]]
+
+
+def bank(model):
+    return [t.clone() for p in projections_of(model) for t in (p.bank_A, p.bank_B)]

@@ -1,0 +1,362 @@
+"""Plugin and strategy on every kind of stream, and what Avalanche's order of calls could break."""
+
+import copy
+import functools
+import math
+
+import pytest
+import torch
+from avalanche.benchmarks import benchmark_from_datasets, class_incremental_benchmark, ni_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.training import Naive
+from avalanche.training.plugins import EarlyStoppingPlugin, EvaluationPlugin, LRSchedulerPlugin, ReplayPlugin
+from torch.optim import SGD, Adam
+
+from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAPlugin, SDLoRAStrategy
+from tests.common import MLP, Points, bank, mlp, optimized, points_stream, snapshot, strategy_for, tiny_vit
+
+
+def class_incremental():
+    """Avalanche's newer kind, whose experiences have no task labels."""
+    data = {"train": as_classification_dataset(Points()), "test": as_classification_dataset(Points())}
+    return class_incremental_benchmark(data, class_order=list(range(10)), num_experiences=5)
+
+
+STREAMS = {
+    "class-incremental": class_incremental,
+    "class-incremental, task label 0": points_stream,
+    "task-incremental": lambda: points_stream(task_labels=True),
+    "task-incremental, labels restart": lambda: points_stream(task_labels=True, class_ids_from_zero_in_each_exp=True),
+    "domain-incremental": lambda: ni_benchmark(Points(), Points(), 3, balance_experiences=True),
+    "domain-incremental, task labels": lambda: ni_benchmark(Points(), Points(), 3, task_labels=True),
+    "one experience": lambda: points_stream(experiences=1),
+    "plain datasets": lambda: benchmark_from_datasets(
+        train=[as_classification_dataset(Points(4)), as_classification_dataset(Points(6))],
+        test=[as_classification_dataset(Points(4)), as_classification_dataset(Points(6))],
+    ),
+}
+
+
+def trainable(strategy):
+    return [p for group in strategy.model.trainable_groups().values() for p in group]
+
+
+def accuracy(strategy, stream):
+    return next(v for k, v in strategy.eval(stream).items() if k.startswith("Top1_Acc_Stream"))
+
+
+@pytest.fixture
+def evaluator():
+    return EvaluationPlugin(accuracy_metrics(stream=True), loss_metrics(stream=True), loggers=[])
+
+
+class Watch(SupervisedPlugin):
+    """At every iteration: the optimizer holds exactly the trainable parameters, each once, and they all move."""
+
+    def __init__(self):
+        super().__init__()
+        self.iterations = 0
+
+    def before_forward(self, strategy, **kwargs):
+        held = optimized(strategy)
+        assert len(held) == len(set(held))
+        assert set(held) == set(trainable(strategy)) == {p for p in strategy.model.parameters() if p.requires_grad}
+        self.iterations += 1
+
+    def after_backward(self, strategy, **kwargs):
+        assert all(p.grad is not None for p in optimized(strategy))
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("own", [True, False], ids=["strategy", "plugin on Naive"])
+def test_every_kind_of_stream_learns_with_exactly_the_trainable_parameters(kind, own, evaluator):
+    benchmark, watch, model = STREAMS[kind](), Watch(), mlp()
+    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    settings = {"train_mb_size": 10, "train_epochs": 3, "eval_mb_size": 50, "evaluator": evaluator}
+    if own:
+        strategy = SDLoRAStrategy(model=model, config=MLP, optimizer=optimizer, plugins=[watch], **settings)
+    else:
+        strategy = Naive(model=model, optimizer=optimizer, plugins=[SDLoRAPlugin(MLP), watch], **settings)
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    strategy.eval(benchmark.test_stream)
+    assert watch.iterations > 0
+    assert len(strategy.model.magnitudes) == len(benchmark.train_stream)
+    chance = 1 / 2 if "task-incremental" in kind else 1 / 10
+    assert accuracy(strategy, list(benchmark.test_stream)[-1]) > chance + 0.1
+    rows = len(strategy.model.head.weight)
+    assert rows == (6 if kind == "plain datasets" else 10)
+
+
+def test_plugin_on_naive_equals_the_strategy():
+    results = []
+    for own in (True, False):
+        model = mlp()
+        optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+        settings = {"train_mb_size": 10, "train_epochs": 2, "evaluator": None, "optimizer": optimizer, "model": model}
+        if own:
+            strategy = SDLoRAStrategy(config=MLP, **settings)
+        else:
+            strategy = Naive(plugins=[SDLoRAPlugin(MLP)], **settings)
+        torch.manual_seed(0)
+        strategy.train(points_stream().train_stream)
+        results.append(snapshot(strategy.model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_equal_seeds_give_equal_results_and_other_seeds_do_not():
+    def train(seed):
+        strategy = strategy_for()
+        torch.manual_seed(seed)
+        strategy.train(points_stream().train_stream)
+        return strategy.model.head.weight.detach()
+
+    assert torch.equal(train(0), train(0))
+    assert not torch.equal(train(0), train(1))
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+@pytest.mark.parametrize("kind", ["class-incremental", "task-incremental", "domain-incremental"])
+def test_evaluation_changes_no_parameter_and_no_optimizer_state(kind, when, evaluator):
+    benchmark = STREAMS[kind]()
+    strategy = strategy_for(evaluator=evaluator, optimizer=functools.partial(Adam, lr=0.01))
+    trained = {"before": 0, "between": 1, "after": len(benchmark.train_stream)}[when]
+    for experience in benchmark.train_stream[:trained]:
+        strategy.train(experience)
+    tensors, state = list(strategy.model.parameters()), snapshot(strategy.model)
+    optimizer, held = copy.deepcopy(strategy.optimizer.state_dict()), optimized(strategy)
+    strategy.eval(benchmark.test_stream)  # classes not seen yet, too
+    assert all(a is b for a, b in zip(tensors, strategy.model.parameters(), strict=True))
+    assert all(torch.equal(t, state[name]) for name, t in strategy.model.state_dict().items())
+    assert all(a is b for a, b in zip(held, optimized(strategy), strict=True))
+    assert str(strategy.optimizer.state_dict()) == str(optimizer)
+
+
+def test_evaluation_loss_is_over_all_seen_classes_and_finite_for_the_others(evaluator):
+    benchmark, strategy = points_stream(), strategy_for(evaluator=evaluator)
+    strategy.train(benchmark.train_stream[:2])
+    x, y, *_ = next(iter(torch.utils.data.DataLoader(benchmark.test_stream[0].dataset, batch_size=40)))
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(strategy.model.eval()(x)[:, :4], y)
+    name = "Loss_Stream/eval_phase/test_stream/Task000"
+    assert strategy.eval(benchmark.test_stream[:1])[name] == pytest.approx(float(expected), rel=1e-5)
+    assert math.isfinite(strategy.eval(benchmark.test_stream)[name])
+
+
+def test_training_gives_old_head_rows_no_gradient_unless_replay_serves_their_classes():
+    class OldRows(SupervisedPlugin):
+        gradients: list
+
+        def after_backward(self, strategy, **kwargs):
+            self.gradients.append(strategy.model.head.weight.grad[:2].abs().sum())
+
+    for replay in (False, True):
+        old = OldRows()
+        old.gradients = []
+        plugins = [ReplayPlugin(mem_size=20)] if replay else []
+        strategy, benchmark = strategy_for(plugins=[*plugins, old]), points_stream()
+        strategy.train(benchmark.train_stream[0])
+        before = strategy.model.head.weight.detach().clone()
+        old.gradients.clear()
+        strategy.train(benchmark.train_stream[1])
+        assert all((g > 0) == replay for g in old.gradients)
+        assert torch.equal(strategy.model.head.weight[:2], before) != replay
+
+
+def test_frozen_directions_stay_bit_identical_through_later_tasks():
+    strategy, stream = strategy_for(), points_stream().train_stream
+    strategy.train(stream[:2])
+    first, base = bank(strategy.model), strategy.model.backbone[0].base.weight.clone()
+    strategy.train(stream[2:])
+    assert all(torch.equal(a, b[tuple(map(slice, a.shape))]) for a, b in zip(first, bank(strategy.model)))
+    assert torch.equal(base, strategy.model.backbone[0].base.weight)
+
+
+def test_classes_that_return_learn_on_in_the_same_rows():
+    stream, strategy = points_stream().train_stream, strategy_for()
+    for experience in (stream[0], stream[1], stream[0]):
+        strategy.train(experience)
+    assert len(strategy.model.head.weight) == 4
+    assert len(strategy.model.magnitudes) == 3
+
+
+def test_task_labels_can_be_ignored(evaluator):
+    benchmark = points_stream(task_labels=True)
+    config = SDLoRAConfig(rank=2, targets="*", use_task_labels=False)
+    aware, blind = (strategy_for(config=c, evaluator=evaluator, train_epochs=3) for c in (MLP, config))
+    for strategy in (aware, blind):
+        torch.manual_seed(0)
+        strategy.train(benchmark.train_stream)
+    assert torch.equal(aware.model.head.weight, blind.model.head.weight)
+    x = torch.randn(5, 8)
+    assert (aware.model(x, torch.full((5,), 2))[:, :4] == -1000).all()
+    assert (blind.model(x, torch.full((5,), 2)) > -1000).all()
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
+
+
+def by_role(groups):
+    rates = {"directions": 0.1, "magnitudes": 0.01, "head": 0.2}
+    return SGD([{**g, "lr": rates[g["name"]]} for g in groups], momentum=0.9)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["strategy", "plugin on Naive"])
+def test_groups_of_an_optimizer_keep_their_settings(own):
+    benchmark = points_stream()
+    if own:
+        strategy = strategy_for(optimizer=by_role)
+    else:
+        optimizer = by_role([{"params": [], "name": name} for name in ("directions", "magnitudes", "head")])
+        strategy = Naive(model=mlp(), optimizer=optimizer, plugins=[SDLoRAPlugin(MLP)], evaluator=None)
+        strategy.train_mb_size = 10
+    optimizer = strategy.optimizer
+    strategy.train(benchmark.train_stream[:3])
+    assert strategy.optimizer is optimizer
+    groups = {g["name"]: g for g in optimizer.param_groups}
+    assert groups["head"]["lr"] == 0.2
+    assert groups["head"]["params"] == [strategy.model.head.weight, strategy.model.head.bias]
+    assert groups["magnitudes"]["params"] == [strategy.model.magnitudes.alpha]
+
+
+def test_optimizers_that_cannot_follow_are_refused():
+    a, b = mlp()[0].parameters()
+    with pytest.raises(ValueError, match="optimizer: 2 parameter groups"):
+        strategy_for(optimizer=SGD([{"params": [a]}, {"params": [b]}], lr=0.1))
+    with pytest.raises(ValueError, match="the factory must return a torch optimizer"):
+        strategy_for(optimizer=lambda groups: SGD([a], lr=0.1))
+
+
+def test_optimizer_state_is_fresh_or_survives_with_the_parameters_that_stay():
+    stream = points_stream().train_stream
+    for reset in (True, False):
+        seen = {}
+
+        class AtStart(SupervisedPlugin):
+            def before_training_epoch(self, strategy, seen=seen, **kwargs):
+                seen.update(strategy.optimizer.state)
+
+        strategy = strategy_for(optimizer=functools.partial(Adam, lr=0.01), reset_optimizer_state=reset)
+        strategy.train(stream[0])
+        before = strategy.optimizer.state[strategy.model.head.weight]["exp_avg"].clone()
+        strategy.plugins.insert(1, AtStart())
+        strategy.train(stream[1])
+        if reset:
+            assert not seen
+        else:
+            assert len(seen) == 3  # magnitudes and the head's two; the directions are new
+            assert before.shape == (2, 16)
+            assert all(s["exp_avg"].shape == p.shape for p, s in seen.items())
+
+
+# -- other plugins -----------------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_and_periodic_evaluation(evaluator):
+    benchmark = points_stream()
+    stop = EarlyStoppingPlugin(1, "test_stream", metric_name="Top1_Acc_Stream")
+    watch = Watch()
+    strategy = strategy_for(plugins=[stop, watch], evaluator=evaluator, train_epochs=30, eval_every=1)
+    strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream[:1]])
+    strategy.train(benchmark.train_stream[1], eval_streams=[benchmark.test_stream[:2]])
+    assert 0 < watch.iterations < 2 * 30 * 4
+
+
+def test_learning_rate_scheduler_keeps_its_grip_on_the_optimizer():
+    rates = []
+
+    class Rates(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    strategy = strategy_for(train_epochs=3)
+    scheduler = torch.optim.lr_scheduler.StepLR(strategy.optimizer, step_size=1, gamma=0.5)
+    strategy.plugins += [LRSchedulerPlugin(scheduler), Rates()]
+    strategy.train(points_stream().train_stream[:2])
+    assert rates == [0.01, 0.005, 0.0025] * 2
+
+
+def test_gradient_clipping_through_a_plugin():
+    norms = []
+
+    class Clip(SupervisedPlugin):
+        def before_update(self, strategy, **kwargs):
+            torch.nn.utils.clip_grad_norm_(optimized(strategy), 0.01)
+            norms.append(torch.stack([p.grad.norm() for p in optimized(strategy)]).norm())
+
+    strategy_for(plugins=[Clip()]).train(points_stream().train_stream[:2])
+    assert max(norms) <= 0.0101
+
+
+def test_autocast_is_one_argument():
+    benchmark = class_incremental_images()
+    logits = {}
+    for dtype in (None, torch.bfloat16):
+        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), autocast=dtype)
+        torch.manual_seed(0)
+        strategy.train(benchmark.train_stream)
+        logits[dtype] = strategy.model(benchmark.images)
+        assert all(p.dtype == torch.float32 for p in strategy.model.parameters())
+    assert logits[torch.bfloat16].dtype == torch.float32
+    assert not torch.equal(logits[None], logits[torch.bfloat16])
+    torch.testing.assert_close(logits[None], logits[torch.bfloat16], rtol=0.1, atol=0.2)
+
+
+def class_incremental_images():
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
+    data.targets = (torch.arange(16) % 4).tolist()
+    data = as_classification_dataset(data)
+    benchmark = class_incremental_benchmark({"train": data}, class_order=list(range(4)), num_experiences=2)
+    benchmark.images = images
+    return benchmark
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("poison", "place"), [("nan", 0), ("inf", 0), ("nan", 1)])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(poison, place):
+    class Poison(SupervisedPlugin):
+        def after_forward(self, strategy, **kwargs):
+            clock = strategy.clock
+            if (clock.train_exp_counter, clock.train_exp_epochs, clock.train_epoch_iterations) == (1, place, 2):
+                strategy.mb_output = strategy.mb_output * float(poison)
+
+    class Begin(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            self.state = snapshot(strategy.model)
+
+    begin, stream = Begin(), points_stream().train_stream
+    strategy = strategy_for(plugins=[begin, Poison()], train_epochs=2)
+    with pytest.raises(FloatingPointError, match=rf"experience 1 .*epoch {place}, iteration 2 "):
+        strategy.train(stream)
+    assert all(torch.equal(t, begin.state[name]) for name, t in strategy.model.state_dict().items())
+    strategy.plugins.pop(2)
+    strategy.train(stream[2])  # and it can go on
+
+
+def test_inputs_that_the_backbone_refuses_are_refused_before_anything_changes():
+    strategy = strategy_for(tiny_vit(img_size=48), SDLoRAConfig(rank=2))
+    before = snapshot(strategy.model)
+    with pytest.raises(ValueError, match=r"cannot take inputs of shape \(3, 32, 32\) from experience 0.*32"):
+        strategy.train(class_incremental_images().train_stream)
+    assert snapshot(strategy.model).keys() == before.keys()
+    assert all(torch.equal(t, before[name]) for name, t in strategy.model.state_dict().items())
+
+
+def test_label_smoothing_is_refused():
+    with pytest.raises(ValueError, match=r"label_smoothing=0.1"):
+        strategy_for(criterion=torch.nn.CrossEntropyLoss(label_smoothing=0.1))
+
+
+def test_a_plugin_and_a_model_that_disagree_are_refused():
+    with pytest.raises(ValueError, match="the strategy's model was adapted with"):
+        strategy_for(SDLoRAModel(mlp(), MLP), config=SDLoRAConfig(rank=3, targets="*"))
+
+
+def test_an_unknown_backbone_is_refused_with_near_matches():
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
+        SDLoRAStrategy(model="vit_tinny_patch16_224")
