@@ -47,13 +47,22 @@ def make_benchmark(
             expected.
         RuntimeError: Files are missing and could not be downloaded.
     """
-    build = BENCHMARKS.get(name.lower())
-    if build is None:
-        near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"Unknown benchmark {name!r}.{hint} There are: {', '.join(sorted(BENCHMARKS))}.")
+    build = BENCHMARKS[benchmark_name(name)]
     length = {} if n_experiences is None else {"n_experiences": n_experiences}
     return build(**length, inputs=inputs, seed=seed, root=root, augment=augment, task_labels=task_labels)
+
+
+def benchmark_name(name: str) -> str:
+    """The key of :data:`BENCHMARKS` that is ``name`` in any case.
+
+    Raises:
+        ValueError: There is none; the message gives near matches.
+    """
+    if name.lower() in BENCHMARKS:
+        return name.lower()
+    near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"Unknown benchmark {name!r}.{hint} There are: {', '.join(sorted(BENCHMARKS))}.")
 
 
 __all__ = [
@@ -61,6 +70,7 @@ __all__ = [
     "Augment",
     "InputSpec",
     "LabelledImages",
+    "benchmark_name",
     "class_order",
     "classes_per_experience",
     "eval_transform",

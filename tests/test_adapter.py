@@ -156,7 +156,9 @@ def test_state_dict_restores_any_stage_into_a_fresh_model():
         m.begin_experience({0: [8]})
     assert torch.equal(fresh(X), model(X))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        SDLoRAModel(nn.Sequential(nn.Linear(9, 16), nn.Linear(16, 2)), MLP).load_state_dict(model.state_dict(), strict=False)
+        SDLoRAModel(nn.Sequential(nn.Linear(9, 16), nn.Linear(16, 2)), MLP).load_state_dict(
+            model.state_dict(), strict=False
+        )
 
 
 def test_a_copy_is_independent_and_complete():

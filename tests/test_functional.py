@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avalanche_sdlora.functional import Update, adapted_linear, adapted_weight, factors_norm, merged_weight, product_norm
+from avalanche_sdlora.functional import (
+    Update,
+    adapted_linear,
+    adapted_weight,
+    factors_norm,
+    merged_weight,
+    product_norm,
+)
 
 # Few tokens: gradients go through them. Many tokens and a large total rank: gradients go through dW.
 THROUGH_TOKENS, THROUGH_WEIGHT = (3, 2), (64, 30)

@@ -96,10 +96,7 @@ def test_plugin_on_naive_equals_the_strategy():
         model = mlp()
         optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
         settings = {"train_mb_size": 10, "train_epochs": 2, "evaluator": None, "optimizer": optimizer, "model": model}
-        if own:
-            strategy = SDLoRAStrategy(config=MLP, **settings)
-        else:
-            strategy = Naive(plugins=[SDLoRAPlugin(MLP)], **settings)
+        strategy = SDLoRAStrategy(config=MLP, **settings) if own else Naive(plugins=[SDLoRAPlugin(MLP)], **settings)
         torch.manual_seed(0)
         strategy.train(points_stream().train_stream)
         results.append(snapshot(strategy.model))
