@@ -20,7 +20,7 @@ from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from jsonargparse import ArgumentParser
 
-from avalanche_sdlora import SDLoRAConfig, SDLoRAStrategy
+from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.logging_metrics import magnitude_metrics
 from avalanche_sdlora.metrics import AccuracyMatrix
@@ -52,6 +52,7 @@ class Recipe:
 RECIPES = {
     "digits": Recipe("vit_micro_patch4_32.formula", epochs=8, batch_size=32, learning_rate=0.01),
     "cifar100": Recipe("vit_base_patch16_224.augreg2_in21k_ft_in1k", epochs=20, batch_size=128, learning_rate=0.01),
+    "folder": Recipe("vit_base_patch16_224.augreg2_in21k_ft_in1k", epochs=20, batch_size=128, learning_rate=0.01),
 }
 
 
@@ -60,7 +61,7 @@ class Arguments:
     """Train SD-LoRA on the experiences of a data set, one after another, and report.
 
     Args:
-        dataset: digits or cifar100.
+        dataset: digits, cifar100, or folder:PATH for a folder of images.
         backbone: A timm model name; the data set's recipe names one.
         weights: A local file with its weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.
@@ -81,6 +82,8 @@ class Arguments:
         augment: Augmentation of the training images; the data set's usual by default.
         seed: Gives the class order and every random number.
         data: Folder with the data set's files.
+        cache: Keep the decoded images of folder:PATH in memory or on disk.
+        cache_mb: So many MiB of them at most.
         output: Folder for results.json, accuracy_matrix.png and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         bfloat16: Autocast the forward pass to bfloat16.
@@ -107,6 +110,8 @@ class Arguments:
     augment: Literal["paper", "flip", "none"] | None = None
     seed: int = 0
     data: str | None = None
+    cache: Literal["memory", "disk"] | None = None
+    cache_mb: float | None = None
     output: str | None = None
     device: str = "auto"
     bfloat16: bool = False
@@ -119,9 +124,10 @@ class Arguments:
             ValueError: The data set is unknown, or a number is out of range.
         """
         dataset = benchmark_name(self.dataset)
-        recipe = dataclasses.asdict(RECIPES[dataset])
+        kind = dataset.partition(":")[0]
+        recipe = dataclasses.asdict(RECIPES[kind])
         recipe["weights"] = _local_weights(self.backbone or recipe["backbone"])
-        recipe["output"] = str(Path("runs", f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"))
+        recipe["output"] = str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"))
         filled = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         complete = dataclasses.replace(self, **{**filled, "dataset": dataset, "device": device})
@@ -164,12 +170,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
         seed=arguments.seed,
         root=arguments.data,
         augment=arguments.augment,
+        cache=arguments.cache,
+        cache_mb=arguments.cache_mb,
     )
+    model = SDLoRAModel(backbone, config)  # the last thing that may be refused
     output = Path(str(arguments.output))
     board = TensorboardLogger(str(output / "tensorboard"))
     strategy = SDLoRAStrategy(
-        model=backbone,
-        config=config,
+        model=model,
         optimizer=partial(OPTIMIZERS[arguments.optimizer], lr=arguments.learning_rate),
         autocast=torch.bfloat16 if arguments.bfloat16 else None,
         train_mb_size=int(arguments.batch_size or 1),

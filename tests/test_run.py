@@ -1,0 +1,90 @@
+"""The command line, from a data set's name to the files it leaves."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.run import Arguments, main, run
+
+QUICK = {"epochs": 1, "batch_size": 128}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "digits"
+    return run(Arguments("digits", output=str(output), **QUICK)), output
+
+
+def test_results_are_complete(finished):
+    results, output = finished
+    assert json.loads((output / "results.json").read_text()) == results
+    assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
+    assert sum(results["test_samples"]) == 364
+    assert results["baselines"]["nearest_class_mean"]["acc"] > 80
+    assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
+    assert results["config"]["rank"] == 10
+    assert results["environment"]["versions"]["torch"]
+    assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
+    assert (output / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
+    events = EventAccumulator(str(finished[1] / "tensorboard")).Reload()
+    tags = events.Tags()["scalars"]
+    assert [e.value for e in events.Scalars("Magnitude/train_phase/train_stream/Direction000")] == pytest.approx(
+        [m[0] for m in finished[0]["magnitudes"]]
+    )
+    for stem in ("Top1_Acc_Exp/eval_phase", "Top1_Acc_Stream/eval_phase", "Loss_Epoch/train_phase"):
+        assert any(tag.startswith(stem) for tag in tags)
+
+
+def test_equal_seeds_give_equal_figures(finished, tmp_path):
+    again = run(Arguments("digits", output=str(tmp_path / "again"), **QUICK))
+    for figure in ("accuracy_matrix", "magnitudes", "class_order", "baselines"):
+        assert again[figure] == finished[0][figure]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digist"], "Did you mean digits"),
+        (["digits", "--backbone", "vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
+        (["digits", "--image_size", "31"], "img_size=31"),
+        (["digits", "--tasks", "3"], "choose a divisor of 10"),
+        (["digits", "--rank", "0"], "rank=0"),
+        (["digits", "--rank", "129"], "rank=129: larger than layer 'blocks.0.attn.qkv' allows"),
+        (["digits", "--targets", "blocks.*.atn.qkv"], "near matches: .*attn.qkv"),
+        (["digits", "--epochs", "0"], "epochs=0"),
+        (["digits", "--preset", "paper", "--boundary", "continuous"], "reset_magnitudes=True with boundary"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["run", *arguments, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
+        main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_run_are_not_overwritten(finished):
+    with pytest.raises(ValueError, match="holds the results of another run"):
+        run(Arguments("digits", output=str(finished[1])))
+
+
+@pytest.mark.skipif("SDLORA_DATA" not in os.environ, reason="SDLORA_DATA names no folder with real images")
+def test_real_photographs_and_real_weights_from_local_files(tmp_path):
+    results = run(
+        Arguments(
+            "cifar100",
+            backbone="vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+            image_size=48,
+            tasks=2,
+            epochs=1,
+            output=str(tmp_path / "out"),
+        )
+    )
+    assert Path(results["arguments"]["weights"]).name.startswith("vit_tiny_patch16_224")
+    assert results["baselines"]["nearest_class_mean"]["acc"] > 5  # chance is 1
