@@ -92,9 +92,8 @@ class _AdaptedLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: list[tuple[int, int]], *flat: Tensor
     ) -> Tensor:
-        updates = _unflat(rows, flat)
         dtype = compute_dtype(x)
-        W = merged_weight(weight, updates).to(dtype)  # (out, in)
+        W = merged_weight(weight, _unflat(rows, flat)).to(dtype)  # (out, in)
         x = x.to(dtype)
         ctx.rows = rows
         ctx.save_for_backward(x, W, *flat)
@@ -104,11 +103,15 @@ class _AdaptedLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, W, *flat = ctx.saved_tensors
+        updates = _unflat(ctx.rows, flat)
         grad = grad.to(W.dtype)
         with torch.autocast(grad.device.type, enabled=False):
             dx = grad @ W if ctx.needs_input_grad[0] else None  # (..., in)
             g, x = grad.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1])  # (n, out), (n, in)
-            gradients = [_gradients(u, g[:, u.start : u.stop], x) for u in _unflat(ctx.rows, flat)]
+            if _cheaper_through_tokens(updates, len(x)):
+                gradients = _gradients_from_tokens(updates, g, x)
+            else:
+                gradients = [_gradients_from_weight(u, g[:, u.start : u.stop].T @ x) for u in updates]
         return dx, None, None, None, *(d for update in gradients for d in update)
 
 
@@ -123,38 +126,53 @@ class _AdaptedWeight(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dW: Tensor) -> tuple[Any, ...]:
         updates = _unflat(ctx.rows, ctx.saved_tensors)
-        gradients = [_gradients_from_weight(u, *_all_factors(u), dW[u.start : u.stop]) for u in updates]
+        gradients = [_gradients_from_weight(u, dW[u.start : u.stop]) for u in updates]
         return None, None, *(d for update in gradients for d in update)
 
 
-def _gradients(u: Update, g: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of ``(c, bank_A, bank_B, A, B)`` from ``g (n, out)`` and ``x (n, in)``, the bank's being None.
-
-    Two exact ways: through the tokens, ``z = x A^T`` and ``u = g B``, whose cost grows with the total rank, or through
-    ``dW = g^T x``, whose cost hardly does. The one with fewer multiplications is taken.
-    """
-    A, B = (factor.to(x.dtype) for factor in _all_factors(u))
-    n, (R, d_in), d_out = len(x), A.shape, len(B)
-    if n * R * (d_out + d_in) > d_out * d_in * (n + R):
-        return _gradients_from_weight(u, A, B, g.T @ x)
-    r = len(u.A)
-    z, v = x @ A.T, g @ B  # (n, R) each
-    c = u.c[R - r :]  # (r,)
-    dc = (v * z).sum(0, dtype=u.c.dtype)  # (R,)
-    dA = c[:, None] * (v[:, R - r :].T @ x)  # (r, in)
-    dB = (g.T @ z[:, R - r :]) * c  # (out, r)
-    return dc, None, None, dA.to(u.A.dtype), dB.to(u.B.dtype)
+# The gradients of ``(c, bank_A, bank_B, A, B)``, the bank's being None, can be had exactly in two ways: through the
+# tokens, whose cost grows with the total rank, or through dW = g^T x, whose cost hardly does.
+_Gradients = tuple[Tensor, None, None, Tensor, Tensor]
 
 
-def _gradients_from_weight(u: Update, A: Tensor, B: Tensor, dW: Tensor) -> tuple[Tensor | None, ...]:
-    """The same gradients from ``dW (out, in)``."""
-    R, r = len(A), len(u.A)
-    A, B = A.to(dW.dtype), B.to(dW.dtype)
+def _cheaper_through_tokens(updates: list[Update], n: int) -> bool:
+    """Whether the way through ``n`` tokens takes fewer multiplications."""
+    tokens = weight = 0
+    for u in updates:
+        (r, d_in), d_out = u.A.shape, u.stop - u.start
+        R = len(u.c)
+        tokens += n * (R + r) * (d_out + d_in)
+        weight += d_out * d_in * (n + R + r)
+    return tokens <= weight
+
+
+def _gradients_from_tokens(updates: list[Update], g: Tensor, x: Tensor) -> list[_Gradients]:
+    """From ``g (n, all out)`` and ``x (n, in)``; products with ``x`` are made for all updates at once."""
+    factors = [tuple(factor.to(x.dtype) for factor in _all_factors(u)) for u in updates]
+    z_all = x @ torch.cat([A for A, _ in factors]).T  # (n, sum of R)
+    dcs, dBs, vs = [], [], []
+    for u, (_, B), z in zip(updates, factors, z_all.split([len(u.c) for u in updates], dim=1)):
+        g_u = g[:, u.start : u.stop]  # (n, out)
+        v = g_u @ B  # (n, R)
+        old = len(u.bank_A)
+        dcs.append((v * z).sum(0, dtype=u.c.dtype))  # (R,)
+        dBs.append((g_u.T @ z[:, old:]) * u.c[old:])  # (out, r)
+        vs.append(v[:, old:])  # (n, r)
+    dAs = (torch.cat(vs, dim=1).T @ x).split([len(u.A) for u in updates])  # (r, in) each
+    return [
+        (dc, None, None, (u.c[len(u.bank_A) :, None] * dA).to(u.A.dtype), dB.to(u.B.dtype))
+        for u, dc, dA, dB in zip(updates, dcs, dAs, dBs)
+    ]
+
+
+def _gradients_from_weight(u: Update, dW: Tensor) -> _Gradients:
+    """From the gradient ``dW (out, in)`` of the weight of one update's rows."""
+    A, B = (factor.to(dW.dtype) for factor in _all_factors(u))
+    old = len(u.bank_A)
     dW_A = dW @ A.T  # (out, R)
-    c = u.c[R - r :]  # (r,)
     dc = (B * dW_A).sum(0, dtype=u.c.dtype)  # (R,)
-    dA = c[:, None] * (B[:, R - r :].T @ dW)  # (r, in)
-    dB = dW_A[:, R - r :] * c  # (out, r)
+    dA = u.c[old:, None] * (B[:, old:].T @ dW)  # (r, in)
+    dB = dW_A[:, old:] * u.c[old:]  # (out, r)
     return dc, None, None, dA.to(u.A.dtype), dB.to(u.B.dtype)
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.decode import decode_rgb, unreadable
+from benchmarks.threads import one_thread
 
 try:
     import fcntl
@@ -111,10 +112,11 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(pixels).permute(2, 0, 1), self.targets[index]
 
     def _decode(self, path: str) -> Pixels:
-        image = decode_rgb(path)
-        if self._shorter_side is not None and min(image.shape[1:]) > self._shorter_side:
-            image = v2.functional.resize(image, [self._shorter_side], self._mode, antialias=True)
-        return image.permute(1, 2, 0).contiguous().numpy()
+        with one_thread():
+            image = decode_rgb(path)
+            if self._shorter_side is not None and min(image.shape[1:]) > self._shorter_side:
+                image = v2.functional.resize(image, [self._shorter_side], self._mode, antialias=True)
+            return image.permute(1, 2, 0).contiguous().numpy()
 
     def _key(self, path: str) -> bytes:
         try:

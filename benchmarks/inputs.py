@@ -14,6 +14,8 @@ from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
+from benchmarks.threads import one_thread
+
 Augment = Literal["paper", "flip", "none"]
 
 # Resize to 256, crop to 224: the proportion of the published test transform, kept at other sizes.
@@ -134,7 +136,7 @@ def check_augment(augment: str) -> None:
 
 def _pipeline(spec: InputSpec, *steps: v2.Transform) -> v2.Transform:
     """Tensor, the given steps on uint8 (several times cheaper to resize than float32), then normalisation."""
-    return v2.Compose(
+    return _OneThread(
         [
             v2.RGB(),  # first, since only PIL can drop an alpha channel
             v2.PILToTensor(),  # leaves tensors as they are
@@ -143,6 +145,14 @@ def _pipeline(spec: InputSpec, *steps: v2.Transform) -> v2.Transform:
             v2.Normalize(list(spec.mean), list(spec.std), inplace=True),
         ]
     )
+
+
+class _OneThread(v2.Compose):
+    """A composition that transforms an image on one thread."""
+
+    def forward(self, *inputs: Any) -> Any:
+        with one_thread():
+            return super().forward(*inputs)
 
 
 def _whole(spec: InputSpec) -> v2.Transform:
