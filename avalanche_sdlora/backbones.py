@@ -1,7 +1,7 @@
 """Backbones by timm name, and a micro vision transformer whose weights come with the package.
 
-Importing this module registers `vit_micro_patch4_32.formula` with timm: a vision transformer for 32 x 32
-images, pre-trained on generated strokes only (`experiments/pretrain.py`), small enough to be bundled. It makes
+Importing this module registers ``vit_micro_patch4_32.formula`` with timm: a vision transformer for 32 x 32
+images, pre-trained on generated strokes only (``experiments/pretrain.py``), small enough to be bundled. It makes
 every example and test run with real pre-trained features, without a download.
 """
 
@@ -47,11 +47,11 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransf
     It has 1.0 million parameters and no class token.
 
     Args:
-        pretrained: Load the bundled weights (tag `formula`).
-        **kwargs: What `timm.models.vision_transformer.VisionTransformer` takes.
+        pretrained: Load the bundled weights (tag ``formula``).
+        **kwargs: What ``timm.models.vision_transformer.VisionTransformer`` takes.
 
     Returns:
-        The network; its features are `(batch, 128)`.
+        The network; its features are ``(batch, 128)``.
     """
     shape = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 5, "num_heads": 4}
     pooling = {"class_token": False, "global_pool": "avg"}
@@ -75,8 +75,8 @@ def create_backbone(
     """Build a timm model without a classifier: images in, features out.
 
     Args:
-        name: timm architecture, with or without a pretrained tag: `vit_base_patch16_224.augreg_in21k_ft_in1k`.
-        pretrained: Load weights: the tag's own, downloaded by timm where they are not bundled, or `weights`.
+        name: timm architecture, with or without a pretrained tag: ``vit_base_patch16_224.augreg_in21k_ft_in1k``.
+        pretrained: Load weights: the tag's own, downloaded by timm where they are not bundled, or ``weights``.
         weights: A local file in their place, safetensors or a torch state dict (never an arbitrary pickle).
             Every parameter of the network must be in it; a classifier in it is left out.
         img_size: Side of the square input in pixels, the model's own by default. Position embeddings of
@@ -87,8 +87,8 @@ def create_backbone(
 
     Raises:
         ValueError: If the architecture or its tag is unknown or has no weights, if the weights file is not
-            readable as weights or does not fit, or if the model refuses `img_size`.
-        FileNotFoundError: If there is no file at `weights`.
+            readable as weights or does not fit, or if the model refuses ``img_size``.
+        FileNotFoundError: If there is no file at ``weights``.
         RuntimeError: If timm could not fetch the weights.
     """
     architecture = _check_name(name, pretrained=pretrained and weights is None)
@@ -111,7 +111,7 @@ def create_backbone(
 
 
 def _check_name(name: str, *, pretrained: bool) -> str:
-    """Architecture part of `name`, once it is known to timm and, if asked for, has weights."""
+    """Architecture part of ``name``, once it is known to timm and, if asked for, has weights."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
@@ -147,7 +147,7 @@ def _check_img_size(architecture: str, img_size: int) -> None:
 
 
 def _create_from_file(name: str, path: Path, kwargs: dict[str, Any]) -> torch.nn.Module:
-    """`timm.create_model` with the weights of `path`, none of which may be missing."""
+    """``timm.create_model`` with the weights of ``path``, none of which may be missing."""
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r}: there is no such file.")
     try:
@@ -158,7 +158,7 @@ def _create_from_file(name: str, path: Path, kwargs: dict[str, Any]) -> torch.nn
             "expected a .safetensors file or a torch-saved state dict."
         ) from error
     # timm stops checking for missing weights once it has dropped a classifier. So we build the classifier that
-    # the file has, have timm load everything strictly (`classifier=None`: drop nothing), and remove it after.
+    # the file has, have timm load everything strictly (``classifier=None``: drop nothing), and remove it after.
     config = timm.get_pretrained_cfg(name)
     classifier = config.classifier if config is not None else None
     first = classifier if isinstance(classifier, str) or not classifier else classifier[0]

@@ -51,7 +51,7 @@ def draw_formulas(classes: int, seed: int) -> Tensor:
         seed: Same seed, same glyphs.
 
     Returns:
-        Points of the strokes, `(classes, STROKES, POINTS, 2)`, in a box of half side 1. A glyph of fewer strokes
+        Points of the strokes, ``(classes, STROKES, POINTS, 2)``, in a box of half side 1. A glyph of fewer strokes
         repeats its first one.
     """
     g = torch.Generator().manual_seed(seed)
@@ -89,13 +89,13 @@ def render(formulas: Tensor, labels: Tensor, generator: torch.Generator, strengt
     """Draw one varied image of each label.
 
     Args:
-        formulas: What `draw_formulas` returns, `(C, S, P, 2)`.
-        labels: Class of each image, `(B,)`.
+        formulas: What ``draw_formulas`` returns, ``(C, S, P, 2)``.
+        labels: Class of each image, ``(B,)``.
         generator: Source of all variation: pose, bend, pen, colours, resolution, noise.
         strength: How far pose and bend vary and how often there are colours, 0 to 1.
 
     Returns:
-        Images in [0, 1], `(B, 3, SIZE, SIZE)`.
+        Images in [0, 1], ``(B, 3, SIZE, SIZE)``.
     """
     batch = len(labels)
 
@@ -151,13 +151,13 @@ def normalise(images: Tensor, model: VisionTransformer) -> Tensor:
 
 @torch.no_grad()
 def features(model: VisionTransformer, images: Tensor) -> np.ndarray:
-    """Features of the frozen model, `(N, width)`, in float32."""
+    """Features of the frozen model, ``(N, width)``, in float32."""
     model.eval()
     return torch.cat([model(normalise(chunk, model)) for chunk in images.split(256)]).numpy()
 
 
 def held_out_accuracy(model: VisionTransformer, seed: int) -> float:
-    """Nearest-class-mean accuracy (10 images a mean) on `HELD_OUT` formulas that training never sees."""
+    """Nearest-class-mean accuracy (10 images a mean) on ``HELD_OUT`` formulas that training never sees."""
     g = torch.Generator().manual_seed(seed + 3)
     formulas = draw_formulas(HELD_OUT, seed + 2)
     labels = torch.arange(HELD_OUT).repeat(15)
@@ -246,7 +246,7 @@ def save(model: VisionTransformer, path: Path) -> None:
 
 
 def digits() -> tuple[Tensor, np.ndarray]:
-    """scikit-learn's 8 x 8 digits as images in [0, 1], `(1797, 3, SIZE, SIZE)`, and their labels."""
+    """scikit-learn's 8 x 8 digits as images in [0, 1], ``(1797, 3, SIZE, SIZE)``, and their labels."""
     x, y = load_digits(return_X_y=True)
     images = torch.as_tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=SIZE, mode="bilinear", align_corners=False)
@@ -264,7 +264,7 @@ def probe(x: np.ndarray, y: np.ndarray, splits: int = 5) -> tuple[list[float], l
 
 
 def report(path: Path, seed: int) -> None:
-    """Print the probes of the weights at `path`, of a random network and of the pixels."""
+    """Print the probes of the weights at ``path``, of a random network and of the pixels."""
     model = create_backbone(ARCHITECTURE, weights=path)
     torch.manual_seed(seed)
     untrained = create_backbone(ARCHITECTURE, pretrained=False)

@@ -163,19 +163,18 @@ def _shares(spans: Mapping[tuple[str, str], float]) -> dict[str, Any]:
 
 
 def print_profile(result: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """Print seconds and percent of every part, one column a phase."""
-    table = Table(title=f"{result['arguments']['dataset']}: seconds (percent of the column)")
+    """Print the share of every part in percent, one column a phase, with the seconds that are 100 %."""
+    phases = (*PHASES, "whole")
+    table = Table(title=f"Wall clock of {result['arguments']['dataset']}: percent of each column")
     table.add_column("part")
-    for phase in (*PHASES, "whole"):
+    for phase in phases:
         table.add_column(phase, justify="right")
     for part in PARTS:
-        cells = ((result["seconds"][phase][part], result["share"][phase][part]) for phase in (*PHASES, "whole"))
-        table.add_row(part, *(f"{s:.2f} ({100 * share:.1f})" if s else "" for s, share in cells))
-        if part == MODEL[-1]:
-            table.add_section()
+        shares = (result["share"][phase][part] for phase in phases)
+        table.add_row(part, *(f"{100 * share:.1f}" if share else "" for share in shares), end_section=part == MODEL[-1])
     table.add_section()
-    model = (result["model_share"][phase] for phase in (*PHASES, "whole"))
-    table.add_row(" + ".join(MODEL), *(f"{100 * share:.1f} %" for share in model), style="bold")
+    table.add_row("the model", *(f"{100 * result['model_share'][phase]:.1f}" for phase in phases), style="bold")
+    table.add_row("seconds", *(f"{sum(result['seconds'][phase].values()):.1f}" for phase in phases))
     (console or Console()).print(table)
 
 

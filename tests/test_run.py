@@ -21,7 +21,7 @@ def finished(tmp_path_factory):
 
 def test_results_are_complete(finished):
     results, output = finished
-    assert json.loads((output / "results.json").read_text()) == results
+    assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
     assert sum(results["test_samples"]) == 364
     assert results["baselines"]["nearest_class_mean"]["acc"] > 80
