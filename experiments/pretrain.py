@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avalanche_sdlora.backbones import MICRO_WEIGHTS, create_backbone
+from avalanche_sdlora.files import replacing
 
 ARCHITECTURE = "vit_micro_patch4_32"
 SIZE = 32
@@ -237,12 +238,8 @@ def train(steps: int, batch: int, classes: int, lr: float, seed: int) -> VisionT
 
 def save(model: VisionTransformer, path: Path) -> None:
     """Write the weights as float16 safetensors, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(to_bytes({k: v.half().contiguous() for k, v in model.state_dict().items()}))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digits() -> tuple[Tensor, np.ndarray]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from avalanche_sdlora.files import replacing
 from avalanche_sdlora.metrics import AccuracyMatrix
 
 _COLUMNS = {
@@ -88,7 +86,7 @@ def write_json(path: str | Path, data: Any) -> None:
         ValueError: A number is NaN or infinite, which JSON cannot say.
         TypeError: There is something in it that JSON cannot say.
     """
-    with _replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
         json.dump(data, file, indent=2, allow_nan=False, ensure_ascii=False, default=_plain)
         file.write("\n")
 
@@ -121,7 +119,7 @@ def plot_accuracy_matrix(path: str | Path, matrix: AccuracyMatrix, title: str) -
     axes.set_title(title, wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.colorbar(image, ax=axes, label="accuracy (%)", fraction=0.046, pad=0.03)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower() or "png", dpi=150)
 
 
@@ -139,21 +137,6 @@ def environment() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; it takes its place at the end, or vanishes on an error."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:  # without this a crash of the machine may leave an empty file
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from avalanche_sdlora import files
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments import report
 
@@ -69,7 +70,7 @@ def _fail(*args):
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "result.json"
     report.write_json(path, {"old": 1})
-    monkeypatch.setattr(report.os, step, _fail)
+    monkeypatch.setattr(files.os, step, _fail)
     with pytest.raises(OSError, match="disk full"):
         report.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
@@ -95,7 +96,7 @@ def test_the_plot_is_a_picture_and_replaces_the_old_one_whole(tmp_path, monkeypa
         colours = len(image.convert("RGB").getcolors(2**24))
     assert colours > 50
     before = path.read_bytes()
-    monkeypatch.setattr(report.os, "replace", _fail)
+    monkeypatch.setattr(files.os, "replace", _fail)
     with pytest.raises(OSError, match="disk full"):
         report.plot_accuracy_matrix(path, MATRIX, "another")
     assert path.read_bytes() == before
