@@ -4,6 +4,9 @@ from pathlib import Path
 
 from setuptools import setup
 
+# What ``benchmarks/`` and ``experiments/`` need beyond the library itself.
+EXPERIMENTS = ["jsonargparse[signatures]>=4.40", "matplotlib", "rich", "scikit-learn"]
+
 setup(
     name="avalanche-sdlora",
     version="0.1.0",
@@ -22,16 +25,8 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        # What `benchmarks/` and `experiments/` need beyond the library itself.
-        "experiments": ["jsonargparse[signatures]>=4.40", "matplotlib", "rich", "scikit-learn"],
-        "test": [
-            "jsonargparse[signatures]>=4.40",
-            "matplotlib",
-            "rich",
-            "scikit-learn",
-            "mypy",
-            "pytest",
-            "ruff",
-        ],
+        "experiments": EXPERIMENTS,
+        "speed": [*EXPERIMENTS, "peft"],  # only to compare with
+        "test": [*EXPERIMENTS, "mypy", "pytest", "ruff"],
     },
 )

@@ -45,17 +45,26 @@ def factors_norm(A: Tensor, B: Tensor) -> Tensor:
     return torch.linalg.norm(B.double()) * torch.linalg.norm(A.double())
 
 
-def merged_weight(weight: Tensor, updates: list[Update]) -> Tensor:
-    """``W0 + B diag(c) A`` on the rows of every update, a new ``(out, in)`` tensor in the factors' precision.
+def merged_weight(weight: Tensor, updates: list[Update], dtype: torch.dtype | None = None) -> Tensor:
+    """``W0 + B diag(c) A`` on the rows of every update, as a new ``(out, in)`` tensor; no gradient flows.
 
-    No gradient flows; :func:`adapted_weight` is the differentiable one.
+    Args:
+        weight: ``W0 (out, in)``.
+        updates: One per adapted block of rows.
+        dtype: Precision of the products and of the result, as autocast has it; the sum with ``W0`` is rounded once, so
+            that an update smaller than the rounding of ``W0`` is not lost. None: that of the factors, exact.
     """
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        dtype = torch.promote_types(weight.dtype, updates[0].c.dtype) if updates else weight.dtype
+        exact = torch.promote_types(weight.dtype, updates[0].c.dtype) if updates else weight.dtype
+        dtype = exact if dtype is None else dtype
         W = weight.to(dtype, copy=True)
         for u in updates:
             A, B = _all_factors(u)
-            W[u.start : u.stop].addmm_(B * u.c, A)  # (out, R) @ (R, in)
+            rows = slice(u.start, u.stop)
+            if dtype == exact:
+                W[rows].addmm_(B * u.c, A)  # (out, R) @ (R, in)
+            else:
+                W[rows] = weight[rows] + (B * u.c).to(dtype) @ A.to(dtype)
         return W
 
 
@@ -93,7 +102,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: list[tuple[int, int]], *flat: Tensor
     ) -> Tensor:
         dtype = compute_dtype(x)
-        W = merged_weight(weight, _unflat(rows, flat)).to(dtype)  # (out, in)
+        W = merged_weight(weight, _unflat(rows, flat), dtype)  # (out, in)
         x = x.to(dtype)
         ctx.rows = rows
         ctx.save_for_backward(x, W, *flat)

@@ -13,6 +13,7 @@ at several numbers of tasks. Everything runs in one process and in turns; figure
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import statistics
 import time
 import weakref
@@ -221,12 +222,11 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
     def backbone() -> nn.Module:
         torch.manual_seed(0)
-        return timm.create_model(arguments.model, img_size=size, num_classes=0)
+        return timm.create_model(arguments.model, img_size=size, num_classes=0).requires_grad_(False)
 
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "bound: frozen backbone, head": lambda: bound(backbone()),
-        "one PEFT LoRA on qkv": lambda: peft_lora(backbone(), arguments.rank),
-    }
+    makers: dict[str, Callable[[], nn.Module]] = {"bound: frozen backbone, head": lambda: bound(backbone())}
+    if importlib.util.find_spec("peft"):  # the extra "speed"
+        makers["one PEFT LoRA on qkv"] = lambda: peft_lora(backbone(), arguments.rank)
     for t in arguments.branch_tasks:
         makers[f"branches, {t} tasks"] = lambda t=t: branches(backbone(), t, arguments.rank)  # type: ignore[misc]
     for t in arguments.tasks:

@@ -98,3 +98,11 @@ def test_the_frozen_weight_is_untouched():
     before = W0.clone()
     assert not torch.equal(merged_weight(W0, updates), W0)
     assert torch.equal(W0, before)
+
+
+def test_bfloat16_keeps_an_update_that_is_smaller_than_its_rounding_of_the_weight():
+    torch.manual_seed(0)
+    W0, c = torch.rand(256, 64) + 1, torch.ones(1)
+    u = Update(0, 256, c, torch.empty(0, 64), torch.empty(256, 0), torch.ones(1, 64), torch.full((256, 1), 1e-3))
+    moved = merged_weight(W0, [u], torch.bfloat16).float() - W0.bfloat16().float()
+    torch.testing.assert_close(moved.mean(), torch.tensor(1e-3), rtol=0.2, atol=0)  # one rounding step is 8e-3
