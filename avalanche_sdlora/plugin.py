@@ -83,6 +83,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
         model, experience = strategy.model, strategy.experience
         if not self._checked:
+            stream.check_classes(experience)
             self._try(strategy)
         classes = stream.classes_by_task(experience)
         if not len(model.head.weight):

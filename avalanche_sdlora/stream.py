@@ -28,6 +28,27 @@ def classes_by_task(experience: Any) -> dict[int, set[int]]:
     return found
 
 
+def check_classes(experience: Any) -> None:
+    """Refuses a stream whose split silently lost classes.
+
+    Of ``C`` classes, Avalanche's ``class_incremental_benchmark(num_experiences=n)`` gives every experience ``C // n`` and
+    drops the rest. Streams of fewer classes than their data set has are refused only where they look like that.
+
+    Raises:
+        ValueError: It did; the message names the classes.
+    """
+    stream = list(getattr(experience, "origin_stream", None) or [experience])
+    sources = getattr(getattr(experience.dataset, "_flat_data", None), "_datasets", [])
+    available = {int(c) for source in sources for c in getattr(source, "targets", [])}
+    parts = [set().union(*classes_by_task(e).values()) for e in stream]
+    lost = available - set().union(*parts)
+    if 0 < len(lost) < len(stream) and all(len(part) == len(available) // len(stream) for part in parts):
+        raise ValueError(
+            f"the stream lost the classes {sorted(lost)}: {len(available)} classes do not divide into {len(stream)} "
+            "equal experiences. Give class_incremental_benchmark the sizes, as num_classes_per_exp"
+        )
+
+
 def labels_restart(experience: Any) -> bool:
     """Whether the same class label means another class in every experience (Avalanche's zero-based experiences)."""
     return bool(getattr(getattr(experience, "benchmark", None), "class_ids_from_zero_in_each_exp", False))

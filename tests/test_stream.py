@@ -344,6 +344,16 @@ def test_inputs_that_the_backbone_refuses_are_refused_before_anything_changes():
     assert all(torch.equal(t, before[name]) for name, t in strategy.model.state_dict().items())
 
 
+def test_a_stream_that_lost_classes_is_refused():
+    data = as_classification_dataset(Points())
+    lossy = class_incremental_benchmark({"train": data}, class_order=[*range(10)], num_experiences=3)
+    with pytest.raises(ValueError, match=r"lost the classes \[9\].*num_classes_per_exp"):
+        strategy_for().train(lossy.train_stream)
+    whole = class_incremental_benchmark({"train": data}, class_order=[*range(10)], num_classes_per_exp=[4, 3, 3])
+    strategy_for().train(whole.train_stream)
+    strategy_for().train(points_stream(experiences=1).train_stream)
+
+
 def test_label_smoothing_is_refused():
     with pytest.raises(ValueError, match=r"label_smoothing=0.1"):
         strategy_for(criterion=torch.nn.CrossEntropyLoss(label_smoothing=0.1))
