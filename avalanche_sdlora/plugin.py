@@ -129,8 +129,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._guard.check(strategy.clock.train_exp_epochs)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Lets go of the copies that the guard holds."""
-        self._guard = None
+        """Looks once more, should the last epoch have been stopped early, and lets go of the copies."""
+        if self._guard is not None:
+            self._guard.check(strategy.clock.train_exp_epochs)
+            self._guard = None
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

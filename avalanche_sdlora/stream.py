@@ -31,8 +31,8 @@ def classes_by_task(experience: Any) -> dict[int, set[int]]:
 def check_classes(experience: Any) -> None:
     """Refuses a stream whose split silently lost classes.
 
-    Of ``C`` classes, Avalanche's ``class_incremental_benchmark(num_experiences=n)`` gives every experience ``C // n`` and
-    drops the rest. Streams of fewer classes than their data set has are refused only where they look like that.
+    Of ``C`` classes, Avalanche's ``class_incremental_benchmark(num_experiences=n)`` gives every experience ``C // n``
+    and drops the rest. Streams of fewer classes than their data set has are refused only where they look like that.
 
     Raises:
         ValueError: It did; the message names the classes.

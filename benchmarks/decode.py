@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 
-def decode_rgb(path: str | os.PathLike[str]) -> Tensor:
-    """Read an image file as ``(3, H, W)`` uint8 RGB: as PIL reads it, but faster where torchvision knows the format.
+def decode_rgb(path: str | os.PathLike[str]) -> Pixels:
+    """Read an image file as ``(H, W, 3)`` RGB.
 
     Grey, palette and CMYK images are converted, an alpha channel is dropped, 16 bits become 8, of an animation the
     first frame is taken, and an orientation noted in the file is not applied, as in the public codes.
@@ -22,14 +21,10 @@ def decode_rgb(path: str | os.PathLike[str]) -> Tensor:
         ValueError: It cannot be read as an image, or not to its end; the message names it.
     """
     try:
-        image = decode_image(os.fspath(path), ImageReadMode.RGB)
-    except RuntimeError:  # another format or a damaged file: PIL knows which
-        image = None
-    if image is not None and image.ndim == 3:  # an animation has 4
-        return image if image.dtype == torch.uint8 else v2.functional.to_dtype(image, torch.uint8, scale=True)
-    try:
         with Image.open(path) as file:
-            return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+            if file.mode.startswith("I;16"):  # PIL would clip these at 255
+                return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+            return np.array(file.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL's readers raise
         raise unreadable(path, error) from error
 
