@@ -54,6 +54,21 @@ def test_forward_and_gradients_equal_the_dense_formula(tokens, frozen):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(("tokens", "frozen"), [THROUGH_TOKENS, THROUGH_WEIGHT])
+def test_float32_gradients_are_those_of_the_dense_formula_to_1e_5(tokens, frozen):
+    x, W0, bias, updates = problem(tokens, frozen, dtype=torch.float32)
+    exact_updates = [
+        u._replace(**{k: getattr(u, k).double() for k in ("c", "bank_A", "bank_B", "A", "B")}) for u in updates
+    ]
+    exact_x = x.detach().double().requires_grad_()
+    exact = F.linear(exact_x, dense(W0.double(), exact_updates), bias.double())
+    g = torch.randn_like(exact)
+    ours = torch.autograd.grad(adapted_linear(x, W0, bias, updates), leaves(x, updates), g.float())
+    expected = torch.autograd.grad(exact, [exact_x, *leaves(x, updates)[1:]], g)
+    for a, b in zip(ours, expected):
+        assert (a - b).norm() / b.norm() < 1e-5
+
+
 @pytest.mark.parametrize(("tokens", "frozen"), [THROUGH_TOKENS, (12, 14)])
 def test_gradcheck(tokens, frozen):
     x, W0, bias, updates = problem(tokens, frozen, rank=1, out=3, d=3)
