@@ -26,6 +26,7 @@ from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.logging_metrics import magnitude_metrics
 from avalanche_sdlora.metrics import AccuracyMatrix
 from benchmarks import InputSpec, benchmark_name, make_benchmark
+from benchmarks.folder import find_images
 from experiments.baselines import nearest_class_mean
 from experiments.report import environment, plot_accuracy_matrix, print_report, write_json
 
@@ -125,7 +126,9 @@ class Arguments:
             ValueError: The data set is unknown, or a number is out of range.
         """
         dataset = benchmark_name(self.dataset)
-        kind = dataset.partition(":")[0]
+        kind, _, folder = dataset.partition(":")
+        if folder:
+            find_images(Path(folder))  # before any weights are fetched
         recipe = dataclasses.asdict(RECIPES[kind])
         recipe["weights"] = _local_weights(self.backbone or recipe["backbone"])
         recipe["output"] = str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"))

@@ -52,6 +52,7 @@ def test_equal_seeds_give_equal_figures(finished, tmp_path):
     ("arguments", "message"),
     [
         (["digist"], "Did you mean digits"),
+        (["folder:/no/such/folder"], "There is no folder /no/such/folder; expected ROOT/train/CLASS/IMAGE"),
         (["digits", "--backbone", "vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
         (["digits", "--image_size", "31"], "img_size=31"),
         (["digits", "--tasks", "3"], "choose a divisor of 10"),
