@@ -126,9 +126,7 @@ class Arguments:
             ValueError: The data set is unknown, or a number is out of range.
         """
         dataset = benchmark_name(self.dataset)
-        kind, _, folder = dataset.partition(":")
-        if folder:
-            find_images(Path(folder))  # before any weights are fetched
+        kind = dataset.partition(":")[0]
         recipe = dataclasses.asdict(RECIPES[kind])
         recipe["weights"] = _local_weights(self.backbone or recipe["backbone"])
         recipe["output"] = str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"))
@@ -165,6 +163,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     clock = _Stopwatch()
     arguments = arguments.resolved()
     config = arguments.method()
+    if arguments.dataset.startswith("folder:"):
+        find_images(Path(arguments.dataset.removeprefix("folder:")))  # before any weights are fetched
     RNGManager.set_random_seeds(arguments.seed)
     # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
     timm.layers.set_fused_attn(arguments.device != "cpu")
