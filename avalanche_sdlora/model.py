@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -116,7 +117,8 @@ class SDLoRAModel(MultiTaskModule):
         """
         for adapter in self._adapters.values():
             adapter.took_part = False
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        own = nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
+        with own:  # a caller's own autocast stays in force where there is none of ours
             features = self.backbone(x)
         idle = [name for name, adapter in self._adapters.items() if not adapter.took_part]
         if idle:

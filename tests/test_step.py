@@ -42,6 +42,16 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert_same([p.grad for p in parameters], expected)
 
 
+def test_an_autocast_of_the_caller_stays_in_force():
+    model = model_at()
+    exact = model.features(IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.features(IMAGES)
+    model.autocast = torch.bfloat16
+    assert torch.equal(inside, model.features(IMAGES))
+    assert not torch.equal(inside, exact)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     model = model_at()
     expected = gradients(model)
