@@ -2,7 +2,9 @@
 
 import timm
 import torch
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.core import SupervisedPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -83,3 +85,34 @@ def optimized(strategy):
 
 def bank(model):
     return [t.clone() for p in projections_of(model) for t in (p.bank_A, p.bank_B)]
+
+
+def image_stream():
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
+    data.targets = (torch.arange(16) % 4).tolist()
+    data = as_classification_dataset(data)
+    benchmark = class_incremental_benchmark({"train": data}, class_order=list(range(4)), num_experiences=2)
+    benchmark.images = images
+    return benchmark
+
+
+class Watch(SupervisedPlugin):
+    """At every iteration: the optimizer holds exactly the trainable parameters, each once, and they all move."""
+
+    def __init__(self):
+        super().__init__()
+        self.iterations = 0
+
+    def before_forward(self, strategy, **kwargs):
+        held = optimized(strategy)
+        assert len(held) == len(set(held))
+        assert set(held) == set(trainable(strategy)) == {p for p in strategy.model.parameters() if p.requires_grad}
+        self.iterations += 1
+
+    def after_backward(self, strategy, **kwargs):
+        assert all(p.grad is not None for p in optimized(strategy))
+
+
+def trainable(strategy):
+    return [p for group in strategy.model.trainable_groups().values() for p in group]

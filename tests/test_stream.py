@@ -11,11 +11,23 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training import Naive
-from avalanche.training.plugins import EarlyStoppingPlugin, EvaluationPlugin, LRSchedulerPlugin, ReplayPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from torch.optim import SGD, Adam
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAPlugin, SDLoRAStrategy
-from tests.common import MLP, Points, bank, mlp, optimized, points_stream, snapshot, strategy_for, tiny_vit
+from tests.common import (
+    MLP,
+    Points,
+    Watch,
+    bank,
+    image_stream,
+    mlp,
+    optimized,
+    points_stream,
+    snapshot,
+    strategy_for,
+    tiny_vit,
+)
 
 
 def class_incremental():
@@ -39,10 +51,6 @@ STREAMS = {
 }
 
 
-def trainable(strategy):
-    return [p for group in strategy.model.trainable_groups().values() for p in group]
-
-
 def accuracy(strategy, stream):
     return next(v for k, v in strategy.eval(stream).items() if k.startswith("Top1_Acc_Stream"))
 
@@ -50,23 +58,6 @@ def accuracy(strategy, stream):
 @pytest.fixture
 def evaluator():
     return EvaluationPlugin(accuracy_metrics(stream=True), loss_metrics(stream=True), loggers=[])
-
-
-class Watch(SupervisedPlugin):
-    """At every iteration: the optimizer holds exactly the trainable parameters, each once, and they all move."""
-
-    def __init__(self):
-        super().__init__()
-        self.iterations = 0
-
-    def before_forward(self, strategy, **kwargs):
-        held = optimized(strategy)
-        assert len(held) == len(set(held))
-        assert set(held) == set(trainable(strategy)) == {p for p in strategy.model.parameters() if p.requires_grad}
-        self.iterations += 1
-
-    def after_backward(self, strategy, **kwargs):
-        assert all(p.grad is not None for p in optimized(strategy))
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -192,125 +183,6 @@ def test_task_labels_can_be_ignored(evaluator):
     assert (blind.model(x, torch.full((5,), 2)) > -1000).all()
 
 
-# -- the optimizer -----------------------------------------------------------------------------------------------------
-
-
-def by_role(groups):
-    rates = {"directions": 0.1, "magnitudes": 0.01, "head": 0.2}
-    return SGD([{**g, "lr": rates[g["name"]]} for g in groups], momentum=0.9)
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["strategy", "plugin on Naive"])
-def test_groups_of_an_optimizer_keep_their_settings(own):
-    benchmark = points_stream()
-    if own:
-        strategy = strategy_for(optimizer=by_role)
-    else:
-        optimizer = by_role([{"params": [], "name": name} for name in ("directions", "magnitudes", "head")])
-        strategy = Naive(model=mlp(), optimizer=optimizer, plugins=[SDLoRAPlugin(MLP)], evaluator=None)
-        strategy.train_mb_size = 10
-    optimizer = strategy.optimizer
-    strategy.train(benchmark.train_stream[:3])
-    assert strategy.optimizer is optimizer
-    groups = {g["name"]: g for g in optimizer.param_groups}
-    assert groups["head"]["lr"] == 0.2
-    assert groups["head"]["params"] == [strategy.model.head.weight, strategy.model.head.bias]
-    assert groups["magnitudes"]["params"] == [strategy.model.magnitudes.alpha]
-
-
-def test_optimizers_that_cannot_follow_are_refused():
-    a, b = mlp()[0].parameters()
-    with pytest.raises(ValueError, match="optimizer: 2 parameter groups"):
-        strategy_for(optimizer=SGD([{"params": [a]}, {"params": [b]}], lr=0.1))
-    with pytest.raises(ValueError, match="the factory must return a torch optimizer"):
-        strategy_for(optimizer=lambda groups: SGD([a], lr=0.1))
-
-
-def test_optimizer_state_is_fresh_or_survives_with_the_parameters_that_stay():
-    stream = points_stream().train_stream
-    for reset in (True, False):
-        seen = {}
-
-        class AtStart(SupervisedPlugin):
-            def before_training_epoch(self, strategy, seen=seen, **kwargs):
-                seen.update(strategy.optimizer.state)
-
-        strategy = strategy_for(optimizer=functools.partial(Adam, lr=0.01), reset_optimizer_state=reset)
-        strategy.train(stream[0])
-        before = strategy.optimizer.state[strategy.model.head.weight]["exp_avg"].clone()
-        strategy.plugins.insert(1, AtStart())
-        strategy.train(stream[1])
-        if reset:
-            assert not seen
-        else:
-            assert len(seen) == 3  # magnitudes and the head's two; the directions are new
-            assert before.shape == (2, 16)
-            assert all(s["exp_avg"].shape == p.shape for p, s in seen.items())
-
-
-# -- other plugins -----------------------------------------------------------------------------------------------------
-
-
-def test_early_stopping_and_periodic_evaluation(evaluator):
-    benchmark = points_stream()
-    stop = EarlyStoppingPlugin(1, "test_stream", metric_name="Top1_Acc_Stream")
-    watch = Watch()
-    strategy = strategy_for(plugins=[stop, watch], evaluator=evaluator, train_epochs=30, eval_every=1)
-    strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream[:1]])
-    strategy.train(benchmark.train_stream[1], eval_streams=[benchmark.test_stream[:2]])
-    assert 0 < watch.iterations < 2 * 30 * 4
-
-
-def test_learning_rate_scheduler_keeps_its_grip_on_the_optimizer():
-    rates = []
-
-    class Rates(SupervisedPlugin):
-        def before_training_epoch(self, strategy, **kwargs):
-            rates.append(strategy.optimizer.param_groups[0]["lr"])
-
-    strategy = strategy_for(train_epochs=3)
-    scheduler = torch.optim.lr_scheduler.StepLR(strategy.optimizer, step_size=1, gamma=0.5)
-    strategy.plugins += [LRSchedulerPlugin(scheduler), Rates()]
-    strategy.train(points_stream().train_stream[:2])
-    assert rates == [0.01, 0.005, 0.0025] * 2
-
-
-def test_gradient_clipping_through_a_plugin():
-    norms = []
-
-    class Clip(SupervisedPlugin):
-        def before_update(self, strategy, **kwargs):
-            torch.nn.utils.clip_grad_norm_(optimized(strategy), 0.01)
-            norms.append(torch.stack([p.grad.norm() for p in optimized(strategy)]).norm())
-
-    strategy_for(plugins=[Clip()]).train(points_stream().train_stream[:2])
-    assert max(norms) <= 0.0101
-
-
-def test_autocast_is_one_argument():
-    benchmark = class_incremental_images()
-    logits = {}
-    for dtype in (None, torch.bfloat16):
-        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), autocast=dtype)
-        torch.manual_seed(0)
-        strategy.train(benchmark.train_stream)
-        logits[dtype] = strategy.model(benchmark.images)
-        assert all(p.dtype == torch.float32 for p in strategy.model.parameters())
-    assert logits[torch.bfloat16].dtype == torch.float32
-    assert not torch.equal(logits[None], logits[torch.bfloat16])
-    torch.testing.assert_close(logits[None], logits[torch.bfloat16], rtol=0.1, atol=0.2)
-
-
-def class_incremental_images():
-    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    data = torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
-    data.targets = (torch.arange(16) % 4).tolist()
-    data = as_classification_dataset(data)
-    benchmark = class_incremental_benchmark({"train": data}, class_order=list(range(4)), num_experiences=2)
-    benchmark.images = images
-    return benchmark
-
-
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +211,7 @@ def test_inputs_that_the_backbone_refuses_are_refused_before_anything_changes():
     strategy = strategy_for(tiny_vit(img_size=48), SDLoRAConfig(rank=2))
     before = snapshot(strategy.model)
     with pytest.raises(ValueError, match=r"cannot take inputs of shape \(3, 32, 32\) from experience 0.*32"):
-        strategy.train(class_incremental_images().train_stream)
+        strategy.train(image_stream().train_stream)
     assert snapshot(strategy.model).keys() == before.keys()
     assert all(torch.equal(t, before[name]) for name, t in strategy.model.state_dict().items())
 
