@@ -214,10 +214,8 @@ class _Merged:
     """A merged weight with the tensors it was made from, and the version each then had."""
 
     def __init__(self, sources: list[Tensor], weight: Tensor) -> None:
-        self.sources, self.weight = (
-            sources,
-            weight,
-        )  # holding the tensors keeps their identities from being reused
+        self.sources = sources  # holding the tensors keeps their identities from being reused
+        self.weight = weight
         self.versions = [(t.data_ptr(), t._version) for t in sources]
 
     def made_from(self, sources: list[Tensor], dtype: torch.dtype) -> bool:
