@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from avalanche_sdlora.ranks import RankSchedule
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,8 @@ class SDLoRAConfig:
     magnitude per projection. :meth:`paper` and :meth:`reference` reproduce the published variants.
 
     Args:
-        rank: Rank ``r`` of each new direction, from 1 to the smaller side of the adapted layers.
+        rank: Rank ``r`` of each new direction, from 1 to the smaller side of the adapted layers; or a
+            :class:`RankSchedule`, by task (rank reduction as published) and by depth.
         targets: Which layers are adapted. ``"attention.qv"`` (query and value of every attention block; any
             letters of ``q``, ``k``, ``v``), or one or several shell-style patterns of ``nn.Linear`` names such as
             ``"blocks.*.mlp.fc1"``. A pattern may end in ``:qv`` to adapt those thirds of a fused projection.
@@ -29,6 +34,20 @@ class SDLoRAConfig:
         magnitude_init: Initial ``alpha`` of a new direction.
         reset_magnitudes: Whether every ``alpha`` returns to ``magnitude_init`` when a new task begins. With the
             continuous boundary that would change the function, so the two together are refused.
+        directions: Which tasks learn a direction. ``"every"``: the method. ``"first"``: only the first task, later
+            ones train its magnitude. ``"single"``: all tasks train one direction and its magnitude on and on
+            (sequential LoRA with a magnitude). The last two are ablations of the paper.
+        rescale_past: Whether the magnitudes of frozen directions go on training. ``False`` is the paper's ablation.
+        energy: After training on an experience, truncate each projection's new direction to the smallest rank
+            that keeps this share of its squared singular values, above 0 and at most 1. None: never.
+        rank_budget: The frozen directions of a projection never exceed this total rank: when they would, they are
+            recompressed to the best approximation of their sum. None: no bound.
+        kd_tolerance: Knowledge-distillation pruning: the new direction of a projection, at unit norm, is replaced
+            by the frozen ones when their best combination is no further from it than this (the paper: 9e-4;
+            directions that share nothing have distance 1). None: never.
+        kd_fold: What is added to the coefficients of the frozen directions then. ``"contribution"``: what
+            reproduces the learned update, so that the function changes by no more than the residual.
+            ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
 
@@ -36,7 +55,7 @@ class SDLoRAConfig:
         ValueError: A setting is outside its range; the message names it.
     """
 
-    rank: int = 10
+    rank: int | RankSchedule = 10
     targets: str | tuple[str, ...] = "attention.qv"
     norm: Literal["product", "factors"] = "product"
     boundary: Literal["continuous", "reset"] = "continuous"
@@ -44,12 +63,18 @@ class SDLoRAConfig:
     magnitude_init: float = 1.0
     reset_magnitudes: bool = False
     use_task_labels: bool = True
+    directions: Literal["every", "first", "single"] = "every"
+    rescale_past: bool = True
+    energy: float | None = None
+    rank_budget: int | None = None
+    kd_tolerance: float | None = None
+    kd_fold: Literal["contribution", "coefficients"] = "contribution"
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
             object.__setattr__(self, "targets", tuple(self.targets))
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank={self.rank!r}: expected an integer of at least 1")
+        if not isinstance(self.rank, RankSchedule) and (type(self.rank) is not int or self.rank < 1):
+            raise ValueError(f"rank={self.rank!r}: expected an integer of at least 1, or a RankSchedule")
         if not self.targets or not all(isinstance(p, str) and p for p in self.target_patterns):
             raise ValueError(f"targets={self.targets!r}: expected a non-empty pattern, or several in a tuple")
         for name, allowed in _CHOICES.items():
@@ -63,6 +88,57 @@ class SDLoRAConfig:
                 "reset_magnitudes=True with boundary='continuous': resetting changes the function that a "
                 "continuous boundary keeps; use boundary='reset', or reset_magnitudes=False"
             )
+
+        if self.directions == "first" and not self.rescale_past:
+            raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
+        self._check_reduction()
+
+    def _check_reduction(self) -> None:
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise ValueError(f"energy={self.energy!r}: expected a share above 0 and at most 1, or None")
+        if self.kd_tolerance is not None and not 0 <= self.kd_tolerance < math.inf:
+            raise ValueError(f"kd_tolerance={self.kd_tolerance!r}: expected a number of at least 0, or None")
+        largest = max(self.schedule.rank(1, i, 1000) for i in range(1000))
+        if self.rank_budget is not None and (type(self.rank_budget) is not int or self.rank_budget <= largest):
+            raise ValueError(
+                f"rank_budget={self.rank_budget!r}: expected an integer above the largest rank of one direction, "
+                f"{largest}, or None"
+            )
+        reduces = self.energy is not None or self.rank_budget is not None or self.kd_tolerance is not None
+        if self.directions == "single" and reduces:
+            raise ValueError(
+                "directions='single' trains one direction on and on: energy, rank_budget and kd_tolerance must be None"
+            )
+
+    @property
+    def schedule(self) -> RankSchedule:
+        """``rank`` as a schedule."""
+        return self.rank if isinstance(self.rank, RankSchedule) else RankSchedule.constant(self.rank)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts, as JSON has them; :meth:`from_dict` is the way back."""
+        settings = dataclasses.asdict(self)
+        if isinstance(self.rank, RankSchedule):
+            settings["rank"] = {"tasks": [list(pair) for pair in self.rank.tasks], "depth": list(self.rank.depth)}
+        if isinstance(self.targets, tuple):
+            settings["targets"] = list(self.targets)
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> SDLoRAConfig:
+        """The config that :meth:`to_dict` wrote; what is not there has its default.
+
+        Raises:
+            ValueError: A setting is unknown, or outside its range.
+        """
+        settings = dict(settings)
+        unknown = settings.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings {sorted(unknown)}: SDLoRAConfig of this version does not have them")
+        if isinstance(settings.get("rank"), Mapping):
+            schedule = settings["rank"]
+            settings["rank"] = RankSchedule(tuple(map(tuple, schedule["tasks"])), tuple(schedule["depth"]))
+        return cls(**settings)
 
     @property
     def target_patterns(self) -> tuple[str, ...]:
@@ -78,17 +154,20 @@ class SDLoRAConfig:
             "magnitudes": "shared",
             "magnitude_init": 1.0,
             "reset_magnitudes": True,
+            "kd_fold": "coefficients",
         }
         return cls(**{**settings, **overrides})
 
     @classmethod
     def reference(cls, **overrides: Any) -> SDLoRAConfig:
         """What the authors' code does: ``||B||_F ||A||_F``, alpha starts and restarts at 0.8, shared."""
-        return cls.paper(**{"norm": "factors", "magnitude_init": 0.8, **overrides})
+        return cls.paper(**{"norm": "factors", "magnitude_init": 0.8, "kd_fold": "contribution", **overrides})
 
 
 _CHOICES = {
     "norm": ("product", "factors"),
     "boundary": ("continuous", "reset"),
     "magnitudes": ("per_projection", "shared"),
+    "directions": ("every", "first", "single"),
+    "kd_fold": ("contribution", "coefficients"),
 }

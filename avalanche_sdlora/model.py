@@ -11,11 +11,13 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
-from avalanche_sdlora.adapter import Magnitudes, SDLoRALinear, projections_of
+from avalanche_sdlora.adapter import SDLoRALinear, projections_of
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.features import remove_classifier
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.head import GrowingHead
+from avalanche_sdlora.projection import Magnitudes, Projection
+from avalanche_sdlora.reduction import Reduction, reduce_directions
 from avalanche_sdlora.stream import classes_by_task
 from avalanche_sdlora.targets import find_targets
 
@@ -38,18 +40,24 @@ class SDLoRAModel(MultiTaskModule):
         ValueError: No features, no matching layer, or a rank that a layer cannot hold.
     """
 
+    experiences: Tensor
+
     def __init__(self, backbone: nn.Module, config: SDLoRAConfig | None = None) -> None:
         super().__init__()
         self.config = config if config is not None else SDLoRAConfig()
         #: Precision of the backbone's forward pass, e.g. ``torch.bfloat16``; weights and logits stay float32.
         self.autocast: torch.dtype | None = None
         features = remove_classifier(backbone)  # first, so that no pattern can select the classifier
-        targets = find_targets(backbone, self.config.target_patterns, self.config.rank)
+        targets = find_targets(backbone, self.config.target_patterns, self.config.schedule)
         device = next(backbone.parameters()).device
         self.backbone = backbone.requires_grad_(False)
         shared = self.config.magnitudes == "shared"
         self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(device)
         self.head = GrowingHead(features).to(device)
+        self.register_buffer("experiences", torch.tensor(0))  # begun so far
+        #: What the reduction of rank did to each projection after the last experience.
+        self.reductions: list[Reduction] = []
+        self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         column = 0
         for name, rows in targets:
@@ -71,24 +79,49 @@ class SDLoRAModel(MultiTaskModule):
         Returns:
             ``(old, new)`` for each parameter that continues under a new tensor, so that an optimizer can follow.
         """
+        task = int(self.experiences) + 1  # from 1
+        self.experiences += 1
+        replaced = [] if task > 1 and self.config.directions == "single" else self._next_direction(task)
+        replaced += self.head.grow(classes)
+        self._trained = self._count_trainable()
+        return replaced
+
+    def _next_direction(self, task: int) -> list[tuple[Tensor, Tensor]]:
         jumps = self.config.boundary == "reset" and len(self.magnitudes) > 0
         before = self._weights() if jumps else []
-        direction = len(self.magnitudes)
-        for adapter in self._adapters.values():
-            for projection, column in zip(projections_of(adapter), adapter._columns):
-                if direction:
-                    projection.freeze(self.magnitudes.alpha[-1, column], self.config)
-                projection.begin(self.config.rank, direction)
-        replaced = [self.magnitudes.begin(self.config), *self.head.grow(classes)]
+        opens = task == 1 or self.config.directions == "every"
+        freezes = any(len(p.A) for p, _ in self._projections().values())
+        if freezes:
+            last = self.magnitudes.values()[-1]
+            for projection, column in self._projections().values():
+                projection.freeze(last[column], self.config)
+        new = len(self.magnitudes)
+        replaced = self.magnitudes.begin(self.config, freezes, opens)
+        if opens:
+            for i, adapter in enumerate(self._adapters.values()):
+                for projection in projections_of(adapter):
+                    projection.begin(self.config.schedule.rank(task, i, len(self._adapters)), new)
         if jumps:
             moved = [torch.linalg.norm(a - b) / torch.linalg.norm(b) for a, b in zip(self._weights(), before)]
             logger.info(
-                "boundary before direction %d: the adapted weights jump by %.2e on average, %.2e at most (relative)",
-                direction + 1,
+                "boundary before task %d: the adapted weights jump by %.2e on average, %.2e at most (relative)",
+                task,
                 torch.stack(moved).mean(),
                 torch.stack(moved).max(),
             )
         return replaced
+
+    @torch.no_grad()
+    def end_experience(self) -> bool:
+        """Reduces the rank of what was learned, as the config says, and records it in :attr:`reductions`.
+
+        Returns:
+            Whether any parameter or buffer has changed.
+        """
+        before = [*self.parameters(), *self.buffers()]
+        reducible = self.config.directions != "single"
+        self.reductions = reduce_directions(self._projections(), self.magnitudes, self.config) if reducible else []
+        return any(a is not b for a, b in zip(before, [*self.parameters(), *self.buffers()]))
 
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]:
         """Exactly the parameters that train now, by role: the new direction, the magnitudes, the head."""
@@ -101,8 +134,38 @@ class SDLoRAModel(MultiTaskModule):
         return {name: [p for p in group if p.numel()] for name, group in groups.items()}
 
     def magnitude_report(self) -> list[float]:
-        """``alpha_k`` of every direction begun so far, averaged over the projections."""
-        return [float(a) for a in self.magnitudes.alpha.detach().double().mean(1)]
+        """``alpha_k`` of every direction, oldest first, averaged over the projections."""
+        return [float(a) for a in self.magnitudes.values().detach().double().mean(1)]
+
+    def parameter_report(self) -> dict[str, int]:
+        """Numbers of parameters.
+
+        Returns:
+            ``trained``: trained in the present or last experience, before any reduction. ``new``: what the
+            experience's direction, its magnitudes included, adds to what is kept. ``kept``: all low-rank factors,
+            magnitudes and the head, as they are now. ``rank``: the total rank of all projections.
+        """
+        projections = [p for p, _ in self._projections().values()]
+        current = sum(p.A.numel() + p.B.numel() for p in projections)
+        bank = sum(p.bank_A.numel() + p.bank_B.numel() for p in projections)
+        magnitudes = self.magnitudes.values()
+        return {
+            "trained": self._trained or self._count_trainable(),
+            "new": current + (magnitudes.shape[1] if current else 0),
+            "kept": current + bank + magnitudes.numel() + self.head.weight.numel() + self.head.bias.numel(),
+            "rank": sum(len(p.owner) for p in projections),
+        }
+
+    def _count_trainable(self) -> int:
+        return sum(p.numel() for group in self.trainable_groups().values() for p in group)
+
+    def _projections(self) -> dict[str, tuple[Projection, int]]:
+        """Every projection, named by layer and rows, with its column of the magnitudes."""
+        return {
+            f"{name}[{projection.start}:{projection.stop}]": (projection, column)
+            for name, adapter in self._adapters.items()
+            for projection, column in zip(projections_of(adapter), adapter.columns)
+        }
 
     def _weights(self) -> list[Tensor]:
         return [merged_weight(a.base.weight, a.updates()) for a in self._adapters.values()]

@@ -19,7 +19,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     """Makes a supervised Avalanche strategy learn with SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198).
 
     Before each training experience it freezes and normalises the directions learned so far, opens a new one, grows the
-    head, and fills the optimizer with exactly the parameters that train now. Evaluation changes nothing.
+    head, and fills the optimizer with exactly the parameters that train now. After it, ranks are reduced as the config
+    says. Evaluation changes nothing.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
 
@@ -129,10 +130,14 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._guard.check(strategy.clock.train_exp_epochs)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Looks once more, should the last epoch have been stopped early, and lets go of the copies."""
-        if self._guard is not None:
+        """Reduces the rank of what was learned; the optimizer follows what has changed."""
+        if self._guard is not None:  # looks once more, should the last epoch have been stopped early
             self._guard.check(strategy.clock.train_exp_epochs)
             self._guard = None
+        if strategy.model.end_experience():
+            fill_optimizer(
+                strategy.optimizer, strategy.model.trainable_groups(), reset_state=self.reset_optimizer_state
+            )
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

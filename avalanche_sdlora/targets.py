@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from avalanche_sdlora.ranks import RankSchedule
+
 # Names under which models keep separate query, key and value layers.
 _SEPARATE = (
     {"q": "q_proj", "k": "k_proj", "v": "v_proj"},
@@ -38,13 +40,13 @@ class Target(NamedTuple):
     rows: list[tuple[int, int]]  # (start, stop) of each adapted block of output rows
 
 
-def find_targets(model: nn.Module, patterns: Sequence[str], rank: int) -> list[Target]:
+def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSchedule) -> list[Target]:
     """The layers that ``patterns`` select, in the order of ``model.named_modules()``.
 
     Args:
         model: The backbone.
         patterns: ``"attention.qv"`` or shell-style patterns, as in :class:`SDLoRAConfig`.
-        rank: The rank each of them must be able to hold.
+        rank: What they must be able to hold: a rank, or the first of a schedule.
 
     Raises:
         ValueError: A pattern matches nothing (with near matches), the layout of a fused projection is unknown, a
@@ -58,15 +60,17 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int) -> list[T
             if name in selected:
                 raise ValueError(f"targets={tuple(patterns)!r}: layer {name!r} is selected by more than one pattern")
             selected[name] = rows
-    for name, rows in selected.items():
+    targets = [Target(name, selected[name]) for name in layers if name in selected]
+    for i, (name, rows) in enumerate(targets):
+        needed = rank if isinstance(rank, int) else rank.rank(1, i, len(targets))
         for start, stop in rows:
             limit = min(stop - start, layers[name].in_features)
-            if rank > limit:
+            if needed > limit:
                 raise ValueError(
-                    f"rank={rank}: larger than layer {name!r} allows; its adapted block is {stop - start} by "
+                    f"rank={needed}: larger than layer {name!r} allows; its adapted block is {stop - start} by "
                     f"{layers[name].in_features}, so the rank is at most {limit}"
                 )
-    return [Target(name, selected[name]) for name in layers if name in selected]
+    return targets
 
 
 def _attention(model: nn.Module, pattern: str) -> dict[str, list[tuple[int, int]]]:
