@@ -22,11 +22,13 @@ setup(
         "torch>=2.4",
         "torchvision",
         "timm>=1.0.15",
+        "safetensors>=0.4",
         "tensorboard",
     ],
     extras_require={
         "experiments": EXPERIMENTS,
         "speed": [*EXPERIMENTS, "peft"],  # only to compare with
-        "test": [*EXPERIMENTS, "mypy", "pytest", "ruff"],
+        # peft and the onnx packages: what exported models are loaded back with.
+        "test": [*EXPERIMENTS, "hypothesis", "mypy", "onnxruntime", "onnxscript", "peft", "pytest", "ruff"],
     },
 )

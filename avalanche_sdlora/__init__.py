@@ -1,8 +1,18 @@
 """SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198) for Avalanche: rehearsal-free class-incremental learning."""
 
+from avalanche_sdlora.adapter_files import AdaptersInfo, load_adapters, read_adapters, save_adapters
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.plugin import SDLoRAPlugin
 from avalanche_sdlora.strategy import SDLoRAStrategy
 
-__all__ = ["SDLoRAConfig", "SDLoRAModel", "SDLoRAPlugin", "SDLoRAStrategy"]
+__all__ = [
+    "AdaptersInfo",
+    "SDLoRAConfig",
+    "SDLoRAModel",
+    "SDLoRAPlugin",
+    "SDLoRAStrategy",
+    "load_adapters",
+    "read_adapters",
+    "save_adapters",
+]

@@ -63,7 +63,6 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
         tensors = safetensors.torch.load(data)
         # The library gives no access to the header of a file in memory; it has checked it just now.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    # PanicException, a BaseException, is what some damaged headers raise; KeyError: an unknown type of numbers.
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is damaged, or no safetensors file: {error}") from error
     if header.get("kind") != kind:

@@ -1,0 +1,156 @@
+"""Adapters as files: what a model has learned in one safetensors file, without the backbone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.learned import fingerprint, learned_state, load_learned
+from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.tensorfile import read_tensors, write_tensors
+
+_KIND, _VERSION = "sdlora-adapters", 1
+
+
+@dataclass(frozen=True)
+class AdaptersInfo:
+    """What an adapters file says about itself.
+
+    Attributes:
+        backbone: timm name of the backbone, or the name of its class.
+        image_size: Height and width of its input in pixels; None where the backbone does not say.
+        fingerprint: SHA-256 of its frozen weights (:func:`avalanche_sdlora.learned.fingerprint`).
+        config: The method's settings.
+        class_names: By class label; None if none were given.
+        notes: What else the writer wanted to travel with the file.
+    """
+
+    backbone: str
+    image_size: tuple[int, int] | None
+    fingerprint: str
+    config: SDLoRAConfig
+    class_names: list[str] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def save_adapters(
+    model: SDLoRAModel,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes directions, magnitudes, head and config of ``model``, never its backbone, into one file.
+
+    Args:
+        model: The model, at any stage of a stream.
+        path: A safetensors file; written whole or not at all, in place of an older one.
+        class_names: Names by class label, one for each label up to the largest seen.
+        dtype: ``torch.float32``, or ``torch.bfloat16`` to store directions and head weights in half the size.
+        notes: Anything that JSON can say, to travel with the file.
+
+    Raises:
+        TypeError: ``model`` is no :class:`SDLoRAModel`, or the notes are not plain.
+        ValueError: Another ``dtype``, or too few class names.
+        OSError: The file cannot be written.
+    """
+    if not isinstance(model, SDLoRAModel):
+        raise TypeError(f"model: expected an SDLoRAModel, got {type(model).__name__}")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype={dtype}: expected torch.float32 or torch.bfloat16")
+    largest = max(model.head.classes(), default=-1)
+    if class_names is not None and len(class_names) <= largest:
+        raise ValueError(f"class_names: {len(class_names)} names for class labels up to {largest}; expected one each")
+    about = {
+        "backbone": backbone_name(model.backbone),
+        "image_size": _image_size(model.backbone),
+        "fingerprint": fingerprint(model),
+        "config": model.config.to_dict(),
+        "class_names": None if class_names is None else [str(name) for name in class_names],
+        "notes": dict(notes or {}),
+    }
+    tensors = {
+        # Matrices make the size; scales and magnitudes keep their precision.
+        name: t.to(dtype) if t.is_floating_point() and t.dim() == 2 and not name.startswith("magnitudes.") else t
+        for name, t in learned_state(model).items()
+    }
+    write_tensors(path, _KIND, _VERSION, tensors, about)
+
+
+def read_adapters(path: str | os.PathLike[str]) -> AdaptersInfo:
+    """What an adapters file says about itself, once its checksum has been verified.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, of a newer version, or no adapters file.
+    """
+    return _read(path)[1]
+
+
+def load_adapters(model: SDLoRAModel, path: str | os.PathLike[str]) -> AdaptersInfo:
+    """Puts what :func:`save_adapters` wrote into ``model``, which may be at any stage of any stream.
+
+    Args:
+        model: A model of the same backbone, with the same weights, and the same config; :func:`read_adapters`
+            tells which.
+        path: The file.
+
+    Returns:
+        What the file says about itself, class names included.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, of a newer version, made on another backbone or with another config; the
+            model is untouched.
+    """
+    if not isinstance(model, SDLoRAModel):
+        raise TypeError(f"model: expected an SDLoRAModel, got {type(model).__name__}")
+    tensors, info = _read(path)
+    name = f"{os.fspath(path)!r}"
+    if info.fingerprint != (own := fingerprint(model)):
+        raise ValueError(
+            f"{name} belongs to the backbone {info.backbone} with weights {info.fingerprint[:12]} and images of "
+            f"{info.image_size} pixels; this model has {backbone_name(model.backbone)} with weights {own[:12]} and "
+            f"images of {_image_size(model.backbone)}"
+        )
+    if info.config != model.config:
+        raise ValueError(
+            f"{name} was made with {info.config}; this model was adapted with {model.config}. Make it with "
+            "SDLoRAModel(backbone, read_adapters(path).config)"
+        )
+    try:
+        load_learned(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{name} does not fit the model: {error}") from error
+    return info
+
+
+def backbone_name(backbone: nn.Module) -> str:
+    """The timm name of a backbone, with its tag, or the name of its class."""
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    parts = [config.get("architecture"), config.get("tag")]
+    return ".".join(p for p in parts if p) or type(backbone).__name__
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], AdaptersInfo]:
+    tensors, about = read_tensors(path, _KIND, _VERSION)
+    try:
+        about["config"] = SDLoRAConfig.from_dict(about["config"])
+        about["image_size"] = about["image_size"] and tuple(about["image_size"])
+        return tensors, AdaptersInfo(**about)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} describes itself in a way this version does not know: {error}"
+        ) from error
+
+
+def _image_size(backbone: nn.Module) -> tuple[int, int] | None:
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    return None if size is None else tuple(size)

@@ -1,0 +1,93 @@
+"""What a model has learned, apart from the frozen backbone it stands on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from avalanche_sdlora.adapter import SDLoRALinear
+from avalanche_sdlora.functional import merged_weight
+from avalanche_sdlora.growing import GrowingModule
+from avalanche_sdlora.head import GrowingHead
+from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.projection import Magnitudes, Projection
+from avalanche_sdlora.tensorfile import hash_tensors
+
+_BACKBONE = "backbone."
+
+
+def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
+    """The part of ``model.state_dict()`` that is not the frozen backbone."""
+    growing = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, GrowingModule))
+    state = model.state_dict()
+    return {name: t for name, t in state.items() if not name.startswith(_BACKBONE) or name.startswith(growing)}
+
+
+def fingerprint(model: SDLoRAModel) -> str:
+    """SHA-256 of the frozen backbone: names, types, shapes and values of its parameters and buffers.
+
+    The names are those of the backbone before it was adapted.
+    """
+    state, learned = model.state_dict(), learned_state(model)
+    own = {f"{name}.base.": f"{name}." for name, m in model.named_modules() if isinstance(m, SDLoRALinear)}
+    frozen = {}
+    for name in state.keys() - learned.keys():
+        adapted = next((prefix for prefix in own if name.startswith(prefix)), "")
+        frozen[own.get(adapted, "") + name.removeprefix(adapted)] = state[name]
+    return hash_tensors({name.removeprefix(_BACKBONE): t for name, t in frozen.items()}).hexdigest()
+
+
+def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
+    """Puts what :func:`learned_state` gave into ``model``, on another or at any other stage of the stream.
+
+    Raises:
+        ValueError: It does not fit; the model is untouched.
+    """
+    check_learned(model, state)
+    model.load_state_dict(state, strict=False)
+
+
+@torch.no_grad()
+def check_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
+    """Refuses a state that the model could not load or, once loaded, not compute with.
+
+    Raises:
+        ValueError: A tensor is missing, unknown, or does not fit the model or the other tensors.
+    """
+    own = learned_state(model)
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        said = [
+            f"{len(n)} {what} tensors, the first {n[0]!r}"
+            for what, n in (("missing", missing), ("unknown", unknown))
+            if n
+        ]
+        raise ValueError(f"{' and '.join(said)}; expected the state of a model with the same targets")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name!r} holds {tensor.dtype}; expected {own[name].dtype}")
+    parts = {name: m for name, m in model.named_modules() if isinstance(m, GrowingModule)}
+    for name in own:
+        if not name.startswith(tuple(f"{part}." for part in parts)) and state[name].shape != own[name].shape:
+            raise ValueError(f"{name!r} has shape {tuple(state[name].shape)}; expected {tuple(own[name].shape)}")
+    # Copies of the parts that learn, without the backbone, load and use the state first; on the CPU, where an index
+    # out of range is an error and no more.
+    trial = {name: copy.deepcopy(part).cpu() for name, part in parts.items()}
+    for name, part in trial.items():
+        prefix = f"{name}."
+        try:
+            part.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{name!r} cannot hold it: {' '.join(str(error).split())}") from error
+    alpha = next(part for part in trial.values() if isinstance(part, Magnitudes)).values()
+    for name, part in trial.items():
+        try:
+            if isinstance(part, Projection):
+                merged_weight(torch.zeros(part.stop, part.A.shape[1]), [part.update(alpha[:, 0])])
+            elif isinstance(part, GrowingHead):
+                part(torch.zeros(1, part.in_features), part.task_labels[:1] if part.multi_head else None)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"the tensors of {name!r} do not fit together: {error}") from error
