@@ -2,6 +2,7 @@
 
 from avalanche_sdlora.adapter_files import AdaptersInfo, load_adapters, read_adapters, save_adapters
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.export import export_peft, merge
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.plugin import SDLoRAPlugin
 from avalanche_sdlora.strategy import SDLoRAStrategy
@@ -12,7 +13,9 @@ __all__ = [
     "SDLoRAModel",
     "SDLoRAPlugin",
     "SDLoRAStrategy",
+    "export_peft",
     "load_adapters",
+    "merge",
     "read_adapters",
     "save_adapters",
 ]

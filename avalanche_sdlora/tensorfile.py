@@ -84,7 +84,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)  # as bytes: numpy has no bfloat16
     return digest
 
 

@@ -1,0 +1,156 @@
+"""Leaving this package: a learned model as a plain network, or as a LoRA that PEFT loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from avalanche_sdlora.adapter import SDLoRALinear
+from avalanche_sdlora.adapter_files import backbone_name
+from avalanche_sdlora.files import replacing
+from avalanche_sdlora.head import MASKED
+from avalanche_sdlora.model import SDLoRAModel
+
+
+@torch.no_grad()
+def merge(model: SDLoRAModel) -> nn.Module:
+    """A plain network with the learned weights and head: images in, logits by class label out.
+
+    Nothing of this package is in it, so that it can be compiled, exported or saved like any other.
+
+    Args:
+        model: The learned model; it is left as it is.
+
+    Returns:
+        For a timm model the same architecture, with a classifier of the learned classes; for other modules an
+        ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``. In evaluation mode. Logits are those of
+        ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
+
+    Raises:
+        ValueError: The same class label means several classes, so the logits depend on task labels.
+    """
+    weight, bias = _classifier(model)
+    backbone = copy.deepcopy(model.backbone)
+    adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
+    for name, adapter in adapters.items():
+        base = adapter.base
+        linear = nn.utils.skip_init(
+            nn.Linear, base.in_features, base.out_features, bias=base.bias is not None, device=base.weight.device
+        ).to(base.weight.dtype)
+        linear.weight.copy_(adapter.merged(base.weight.dtype))
+        if base.bias is not None:
+            linear.bias.copy_(base.bias)
+        backbone.set_submodule(name, linear)
+    return _with_head(backbone, weight, bias).requires_grad_(True).eval()
+
+
+@torch.no_grad()
+def export_peft(model: SDLoRAModel, folder: str | os.PathLike[str]) -> None:
+    """Writes one LoRA (Hu et al., arXiv 2106.09685) with all directions, at their magnitudes, for PEFT.
+
+    Every adapted layer gets ``A (R, in)``, the rows of all its directions, and ``B (out, R)``, the columns times their
+    coefficients, zero outside the rows that a direction updates; scaling 1. So on the same backbone without classifier
+    (``timm.create_model(name, pretrained=True, num_classes=0)``), ``peft.PeftModel.from_pretrained(backbone,
+    folder)`` gives the same features. The head is not part of it.
+
+    Args:
+        model: The learned model.
+        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        ValueError: Nothing has been learned yet, or the backbone reads the weight of its layers without calling
+            them, where PEFT's layers would have no effect; :func:`merge` works there.
+        OSError: The files cannot be written.
+    """
+    factors = {name: _stacked(m) for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
+    factors = {name: (A, B) for name, (A, B) in factors.items() if len(A)}
+    if not factors:
+        raise ValueError("model: has no directions yet; expected one that began to learn")
+    for name in factors:
+        parent = model.backbone.get_submodule(name.rpartition(".")[0])
+        if getattr(parent, "q_bias", None) is not None:  # EVA-02, BEiT and SwinV2 add this bias to the weight's product
+            raise ValueError(
+                f"model: {backbone_name(model.backbone)} reads the weight of {name!r} without calling the layer, so "
+                "PEFT's layer would have no effect; use merge(model)"
+            )
+    largest = max(len(A) for A, _ in factors.values())
+    others = {f"^{re.escape(name)}": len(A) for name, (A, _) in factors.items() if len(A) != largest}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": backbone_name(model.backbone),
+        "inference_mode": True,
+        "target_modules": "|".join(map(re.escape, factors)),  # a pattern: in a list, "0" would also mean "block.0"
+        "r": largest,
+        "lora_alpha": largest,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+    tensors = {
+        f"base_model.model.{name}.lora_{letter}.weight": t.cpu().contiguous()
+        for name, pair in factors.items()
+        for letter, t in zip("AB", pair)
+    }
+    with replacing(Path(folder, "adapter_model.safetensors")) as file:
+        file.write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+    with replacing(Path(folder, "adapter_config.json")) as file:  # last: PEFT looks for it first
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _stacked(adapter: SDLoRALinear) -> tuple[Tensor, Tensor]:
+    """``A (R, in)`` and ``B (out, R)`` of all projections of a layer, coefficients in ``B``."""
+    updates = adapter.updates()
+    weight = adapter.base.weight
+    if not updates:
+        return weight.new_empty(0, adapter.in_features), weight.new_empty(adapter.out_features, 0)
+    A = torch.cat([torch.cat([u.bank_A, u.A]) for u in updates])
+    B = A.new_zeros(adapter.out_features, len(A))
+    column = 0
+    for u in updates:
+        B[u.start : u.stop, column : column + len(u.c)] = torch.cat([u.bank_B, u.B], dim=1) * u.c
+        column += len(u.c)
+    return A, B
+
+
+def _classifier(model: SDLoRAModel) -> tuple[Tensor, Tensor]:
+    """Weight ``(classes, d)`` and bias ``(classes,)`` by class label, those never seen at -1000."""
+    try:
+        rows = model.head._rows(None)[0]  # (classes,)
+    except ValueError as error:
+        raise ValueError(f"model: a plain network takes no task labels, but {error}") from error
+    if not len(model.head.weight):
+        raise ValueError("model: has seen no classes yet; expected one that began to learn")
+    unseen = rows < 0
+    rows = rows.clamp(min=0)
+    return (
+        model.head.weight[rows].masked_fill(unseen[:, None], 0.0),
+        model.head.bias[rows].masked_fill(unseen, MASKED),
+    )
+
+
+def _with_head(backbone: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+    if callable(getattr(backbone, "reset_classifier", None)):  # timm
+        backbone.reset_classifier(len(weight))  # type: ignore[operator]
+        found = backbone.get_classifier()  # type: ignore[operator]
+        # A distilled model has two and averages their logits, as it averaged the features that the head learned from.
+        linears = found if isinstance(found, tuple | list) else [found]
+        if all(isinstance(m, nn.Linear) and m.weight.shape == weight.shape and m.bias is not None for m in linears):
+            for linear in linears:
+                linear.to(weight.device)
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+            return backbone
+        backbone.reset_classifier(0)  # type: ignore[operator]
+    head = nn.Linear(weight.shape[1], len(weight), device=weight.device)
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)
+    return nn.Sequential(OrderedDict(backbone=backbone, head=head))
