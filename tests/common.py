@@ -44,6 +44,16 @@ def learn_something(model, std=0.3):
     return model
 
 
+def repeat_direction(model, direction, factor=-1.5):
+    """Lets the direction that trains be a multiple of an earlier one of the same rank."""
+    with torch.no_grad():
+        for p in projections_of(model):
+            own = (p.owner[: len(p.bank_A)] == direction).nonzero().flatten()
+            p.A.copy_(2 * p.bank_A[own])
+            p.B.copy_(factor / 2 * p.bank_B[:, own])
+    return model
+
+
 def adapted_mlp(config=MLP, experiences=3, seed=0):
     """An adapted MLP some experiences in, two classes each."""
     model = SDLoRAModel(mlp(seed), config)
@@ -107,7 +117,11 @@ class Watch(SupervisedPlugin):
     def before_forward(self, strategy, **kwargs):
         held = optimized(strategy)
         assert len(held) == len(set(held))
-        assert set(held) == set(trainable(strategy)) == {p for p in strategy.model.parameters() if p.requires_grad}
+        assert (
+            set(held)
+            == set(trainable(strategy))
+            == {p for p in strategy.model.parameters() if p.requires_grad and p.numel()}
+        )
         self.iterations += 1
 
     def after_backward(self, strategy, **kwargs):

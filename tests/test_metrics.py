@@ -1,19 +1,11 @@
-"""Stream metrics against numbers worked out by hand, and the magnitude metric inside a real strategy."""
+"""Stream metrics against numbers worked out by hand."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
-from avalanche.evaluation import PluginMetric
-from avalanche.evaluation.metric_results import MetricValue
-from avalanche.logging import BaseLogger
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import Naive
 
-from avalanche_sdlora.logging_metrics import magnitude_metrics
 from avalanche_sdlora.metrics import AccuracyMatrix
-from benchmarks import InputSpec, split_digits
 
 ROWS = [[90.0], [60.0, 80.0], [70.0, 40.0, 100.0]]
 
@@ -86,63 +78,3 @@ def test_what_is_no_accuracy_matrix_is_refused(values, samples, message):
 def test_a_short_row_is_refused():
     with pytest.raises(ValueError, match="Row 1 needs 2"):
         AccuracyMatrix.from_rows([[50.0], [50.0]], [1, 1])
-
-
-class _Reporting(torch.nn.Linear):
-    """One more magnitude each time training begins again."""
-
-    def __init__(self):
-        super().__init__(192, 10)
-        self.reports = 0
-
-    def forward(self, x):
-        return super().forward(x.flatten(1))
-
-    def magnitude_report(self):
-        self.reports += 1
-        return [1.0 + 0.5 * k for k in range(self.reports)]
-
-
-class _Recorder(BaseLogger):
-    def __init__(self):
-        super().__init__()
-        self.seen: list[MetricValue] = []
-
-    def log_metrics(self, metric_values):
-        self.seen += metric_values
-
-
-def _train(model, metrics):
-    recorder = _Recorder()
-    inputs = InputSpec(8, (0.5,) * 3, (0.5,) * 3)
-    strategy = Naive(
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), 0.01),
-        criterion=torch.nn.CrossEntropyLoss(),
-        train_mb_size=256,
-        evaluator=EvaluationPlugin(metrics, loggers=[recorder]),
-    )
-    strategy.train(split_digits(2, inputs=inputs).train_stream)
-    return recorder.seen
-
-
-def test_one_magnitude_a_direction_after_each_experience():
-    metrics = magnitude_metrics()
-    assert all(isinstance(metric, PluginMetric) for metric in metrics)
-    seen = _train(_Reporting(), metrics)
-    stem = "Magnitude/train_phase/train_stream/Direction"
-    assert [(value.name, value.value) for value in seen] == [
-        (f"{stem}000", 1.0),
-        (f"{stem}000", 1.0),
-        (f"{stem}001", 1.5),
-    ]
-    assert 0 < seen[0].x_plot < seen[1].x_plot == seen[2].x_plot
-    assert metrics[0].result() == [1.0, 1.5]
-
-
-def test_a_model_without_magnitudes_is_refused_before_training():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-    before = model[1].weight.clone()
-    with pytest.raises(TypeError, match="magnitude_report"):
-        _train(model, magnitude_metrics())
-    assert torch.equal(model[1].weight, before)
