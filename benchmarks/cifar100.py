@@ -7,63 +7,22 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torchvision.datasets import CIFAR100
 
-from benchmarks.images import LabelledImages
-from benchmarks.inputs import Augment, InputSpec, eval_transform, train_transform
-from benchmarks.splits import split_by_class
+from benchmarks.images import ImagesInMemory, LabelledImages
+from benchmarks.split_file import Split
+from benchmarks.stream import Stream
 
 SUBSET_FILE = "cifar100_60x20.npz"
 N_CLASSES = 100
 
 
-def split_cifar100(
-    n_experiences: int = 10,
-    *,
-    inputs: InputSpec,
-    seed: int = 0,
-    augment: Augment | None = None,
-    root: str | Path | None = None,
-    task_labels: bool = False,
-) -> Any:
-    """The hundred classes in experiences of disjoint classes.
-
-    Test images are resized as a whole: there is nothing to crop away at 32 pixels.
-
-    Args:
-        n_experiences: Length of the stream; a divisor of 100. The paper has 10.
-        inputs: What the backbone expects.
-        seed: Gives the class order.
-        augment: As for :func:`benchmarks.inputs.train_transform`; ``flip`` by default, which suits few epochs
-            on small images. ``paper`` is the published recipe.
-        root: As for :func:`load_images`.
-        task_labels: As for :func:`benchmarks.splits.split_by_class`.
-
-    Returns:
-        The benchmark of :func:`benchmarks.splits.split_by_class`; its ``source`` says which images these are,
-        since the subset and the whole data set give different accuracies.
-
-    Raises:
-        ValueError: The split is impossible, ``augment`` unknown, or the images are not CIFAR-100.
-        RuntimeError: The images are not there and could not be downloaded.
-    """
-    fixed = eval_transform(inputs, crop=False)
-    random = train_transform(inputs, "flip" if augment is None else augment)
-    train, test, class_names, source = load_images(root)
-    return split_by_class(
-        train,
-        test,
-        class_names=class_names,
-        source=source,
-        n_experiences=n_experiences,
-        seed=seed,
-        train_transform=random,
-        eval_transform=fixed,
-        task_labels=task_labels,
-    )
+def _find(root: Path | None, *, split: Split | None, strict: bool) -> ImagesInMemory:
+    """See :class:`benchmarks.stream.FindImages`."""
+    train, test, class_names, where = load_images(root)
+    return ImagesInMemory(f"CIFAR-100 from {where}", train, test, tuple(class_names))
 
 
 def load_images(root: str | Path | None = None) -> tuple[LabelledImages, LabelledImages, list[str], str]:
@@ -77,7 +36,7 @@ def load_images(root: str | Path | None = None) -> tuple[LabelledImages, Labelle
             torchvision's in ``data``.
 
     Returns:
-        Training images, test images, the class names, and a line that says what was found.
+        Training images, test images, the class names, and where they were found.
 
     Raises:
         ValueError: A file is there and is not as described.
@@ -103,7 +62,7 @@ def _from_npz(path: Path) -> tuple[LabelledImages, LabelledImages, list[str], st
     what = str(path)
     train, test = _checked(what, "train", train_x, train_y), _checked(what, "test", test_x, test_y)
     names_found = [str(name) for name in classes.tolist()] if classes.ndim == 1 else []
-    return train, test, _checked_names(what, names_found), _source(SUBSET_FILE, train, test)
+    return train, test, _checked_names(what, names_found), SUBSET_FILE
 
 
 def _from_torchvision(folder: Path) -> tuple[LabelledImages, LabelledImages, list[str], str]:
@@ -120,7 +79,7 @@ def _from_torchvision(folder: Path) -> tuple[LabelledImages, LabelledImages, lis
         _checked(what, part, data.data, np.asarray(data.targets))
         for part, data in zip(("train", "test"), sets, strict=True)
     )
-    return train, test, _checked_names(what, sets[0].classes), _source("torchvision", train, test)
+    return train, test, _checked_names(what, sets[0].classes), "torchvision"
 
 
 def _checked(what: str, part: str, images: np.ndarray, labels: np.ndarray) -> LabelledImages:
@@ -142,5 +101,9 @@ def _checked_names(what: str, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _source(where: str, train: LabelledImages, test: LabelledImages) -> str:
-    return f"CIFAR-100 from {where}: {len(train)} training and {len(test)} test images"
+split_cifar100 = Stream("cifar100", _find, n_experiences=10, augment="flip", files=False)
+"""The hundred classes, in the paper in 10 experiences.
+
+``flip`` suits few epochs on small images; ``augment="paper"`` is the published recipe. The ``source`` of the benchmark
+says which images these are, since the subset and the whole data set give different accuracies.
+"""

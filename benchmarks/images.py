@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from benchmarks.inputs import Augment, InputSpec, eval_transform, random_flip, train_transform
+from benchmarks.validation import held_out
+
+# Above this, prepared images (float32, both parts) would crowd the memory of a small machine.
+_PREPARED_BYTES = 512 * 2**20
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
@@ -37,3 +48,103 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def from_arrays(cls, images: NDArray[np.uint8], targets: Sequence[int]) -> LabelledImages:
         """Take ``(N, H, W, 3)`` uint8 pixels, the layout of image files."""
         return cls(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), targets)
+
+    def where(self, chosen: Iterable[bool]) -> LabelledImages:
+        """Those that are chosen."""
+        places = [i for i, is_in in enumerate(chosen) if is_in]
+        return LabelledImages(self.images[places], [self.targets[i] for i in places])
+
+
+class Ready(NamedTuple):
+    """Data sets for Avalanche, with the transforms of training and of evaluation.
+
+    Attributes:
+        train: Training images, with ``targets``.
+        test: Test images, likewise.
+        train_transform: For training, or None.
+        eval_transform: For evaluation, or None.
+        note: What has been done to the images, for whoever reads where they came from.
+    """
+
+    train: Any
+    test: Any
+    train_transform: Any
+    eval_transform: Any
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImagesInMemory:
+    """A data set of small images, whole in memory.
+
+    Attributes:
+        title: Says what it is and where it came from.
+        train: Training images, uint8.
+        test: Test images, uint8.
+        class_names: The names in the order of the labels.
+        skipped: Paths of images that could not be read, and so are left out.
+        validation: The share of the training images that stands in for the test images, if any.
+    """
+
+    title: str
+    train: LabelledImages
+    test: LabelledImages
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    validation: float | None = None
+    split: None = field(default=None, init=False)
+    class_order: None = field(default=None, init=False)
+    converted: Mapping[str, int] = field(default_factory=dict, init=False)
+
+    @property
+    def source(self) -> str:
+        """One line that says which images these are."""
+        return describe(self.title, len(self.train), len(self.test), self.validation, self.skipped)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the class names, labels and pixels of both parts: 64 hexadecimal digits."""
+        content = hashlib.sha256(json.dumps(self.class_names).encode())
+        for part in (self.train, self.test):
+            content.update(json.dumps([list(part.images.shape), part.targets]).encode())
+            for chunk in part.images.split(1024):
+                content.update(chunk.contiguous().numpy())
+        return content.hexdigest()
+
+    def hold_out(self, fraction: float) -> ImagesInMemory:
+        """The same with training images to validate on in place of the test images.
+
+        They are chosen as :func:`benchmarks.validation.held_out` says, of each class.
+
+        Raises:
+            ValueError: ``fraction`` is not between 0 and 1.
+        """
+        chosen = held_out(self.train.targets, fraction)
+        train, test = (self.train.where([out is wanted for out in chosen]) for wanted in (False, True))
+        return replace(self, train=train, test=test, validation=fraction)
+
+    def ready(self, inputs: InputSpec, augment: Augment, **_: Any) -> Ready:
+        """Images and transforms: images are resized as a whole, since there is nothing to crop away.
+
+        What is not random in the transforms is done once, here, so that an epoch reads tensors that are ready; up to
+        512 MiB of them.
+        """
+        random, fixed = train_transform(inputs, augment), eval_transform(inputs, crop=False)
+        prepared_bytes = (len(self.train) + len(self.test)) * 3 * inputs.size**2 * 4
+        if augment == "paper" or prepared_bytes > _PREPARED_BYTES:
+            return Ready(self.train, self.test, random, fixed)
+        train, test = (_prepared(data, fixed) for data in (self.train, self.test))
+        return Ready(train, test, random_flip() if augment == "flip" else None, None)
+
+
+def describe(title: str, n_train: int, n_test: int, validation: float | None, skipped: Sequence[str]) -> str:
+    """One line that says which images a stream holds."""
+    line = f"{title}: {n_train} training and {n_test} {'test' if validation is None else 'validation'} images"
+    if validation is not None:
+        line += f" ({validation:g} of the training images, in place of the test images)"
+    return line + (f", without {len(skipped)} that cannot be read" if skipped else "")
+
+
+def _prepared(data: LabelledImages, transform: Any) -> LabelledImages:
+    chunks = [transform(chunk) for chunk in data.images.split(256)]
+    return LabelledImages(torch.cat(chunks), data.targets)

@@ -1,26 +1,12 @@
 """A folder of images becomes a benchmark, or one clear error."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks import InputSpec, benchmark_name, class_order, make_benchmark
+from benchmarks import class_order, make_benchmark
 from benchmarks.folder import find_images
 from experiments.photographs import write_photographs
-from experiments.run import Arguments
-
-SMALL = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def fill(folder, counts, seed=0):
-    rng = np.random.default_rng(seed)
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for i in rng.permutation(count):
-            image = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((30 + int(i), 24))
-            image.save(folder / name / f"{i:02d}.{('jpg', 'PNG')[i % 2]}")
-    return folder
+from tests.images import SMALL, fill
 
 
 def names(parts):
@@ -76,18 +62,8 @@ def test_evaluation_does_not_depend_on_the_cache_and_training_is_augmented(tmp_p
     training = cached.train_stream[0].dataset.train()
     assert training[0][0].shape == (3, 16, 16)
     assert not torch.equal(training[0][0], training[0][0])
-    assert (tmp_path / "home").exists() == (cache == "disk")
+    assert (tmp_path / "home").exists() == (cache == "disk")  # and few images leave no trace of the look at them
     assert ("reduced to at most 18 pixels" in cached.source) == (cache is not None)
-
-
-def test_names(tmp_path):
-    assert benchmark_name("FOLDER:/Some/Path:x") == "folder:/Some/Path:x"
-    for unknown in ("digits:x", "flder:/x"):
-        with pytest.raises(ValueError, match="There are: cifar100, digits, folder:PATH"):
-            benchmark_name(unknown)
-    complete = Arguments("folder:/Some/Path").resolved()
-    assert (complete.epochs, complete.batch_size, complete.learning_rate) == (20, 128, 0.01)
-    assert complete.output.startswith("runs/folder-")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +94,19 @@ def test_errors(tmp_path, tree, arguments, message):
         make_benchmark(f"folder:{folder}", inputs=SMALL, **{"n_experiences": 1, **arguments})
 
 
-def test_errors_without_a_folder():
+def test_a_folder_must_be_named():
     with pytest.raises(ValueError, match="root=None: name the folder"):
         make_benchmark("folder", inputs=SMALL)
-    with pytest.raises(ValueError, match="digits decodes no files"):
-        make_benchmark("digits", inputs=SMALL, cache="memory")
+
+
+def test_a_file_in_the_folder_gives_the_class_order(tmp_path):
+    fill(tmp_path, {"a": 2, "b": 2, "c": 2})
+    (tmp_path / "class_order.txt").write_text("c\n\n a\nb\n")
+    for seed in (0, 1):
+        benchmark = make_benchmark(f"folder:{tmp_path}", inputs=SMALL, n_experiences=3, seed=seed)
+        assert benchmark.class_names == ("a", "b", "c")
+        assert benchmark.class_order == [2, 0, 1]
+        assert "class_order.txt" in benchmark.source
 
 
 def test_generated_photographs_are_the_same_for_a_seed_and_of_a_real_size(tmp_path):
