@@ -84,7 +84,8 @@ def make_benchmark(
         ``domain_names``.
 
     Raises:
-        ValueError: The name is unknown, the split impossible, an option unknown, or files are not as expected.
+        ValueError: The name is unknown, the split impossible, an option unknown, or files are not as expected. Later,
+            while images are loaded: a file has been removed or damaged since.
         RuntimeError: Files are missing and could not be downloaded.
     """
     stream, root = _stream(name, root)

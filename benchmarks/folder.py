@@ -62,7 +62,7 @@ def _find(root: Path | None, *, split: Split | None, strict: bool) -> ImageFiles
     del strict  # nothing is published of it
     folder = _locate(root)
     order = folder / CLASS_ORDER_FILE
-    return ImageFiles.readable("images", folder, split or read_tree(folder), order if order.is_file() else None)
+    return ImageFiles("images", folder, split or read_tree(folder), class_order=order if order.is_file() else None)
 
 
 def _locate(root: Path | None) -> Path:

@@ -43,11 +43,8 @@ class ImageFiles:
     class_order: Sequence[str] | Path | None = None
     validation: float | None = None
 
-    @classmethod
-    def readable(
-        cls, title: str, root: Path, split: Split, class_order: Sequence[str] | Path | None = None
-    ) -> ImageFiles:
-        """Leave out what cannot be read, with a warning.
+    def readable(self) -> ImageFiles:
+        """The same without what cannot be read, which is counted in a warning.
 
         Every file is decoded once, and looked at again only when one has changed (see
         :func:`benchmarks.readable.look_at`), so that a damaged file is found now and not in the middle of a run.
@@ -55,16 +52,16 @@ class ImageFiles:
         Raises:
             ValueError: Images of the split are missing, or none of a class can be read.
         """
-        found = look_at(root, [image.path for image in split.images])
+        found = look_at(self.root, [image.path for image in self.split.images])
         if found.unreadable:
             first, why = next(iter(found.unreadable.items()))
             warnings.warn(
-                f"{root}: {len(found.unreadable)} of {len(split.images)} images cannot be read and are left out: "
-                f"{some(found.unreadable)} ({first}: {why}).",
-                stacklevel=2,
+                f"{self.root}: {len(found.unreadable)} of {len(self.split.images)} images cannot be read and are left "
+                f"out: {some(found.unreadable)} ({first}: {why}).",
+                stacklevel=3,
             )
-        usable = split.without(found.unreadable)
-        return cls(title, root, usable, tuple(sorted(found.unreadable)), found.converted, class_order)
+        skipped = tuple(sorted(found.unreadable))
+        return replace(self, split=self.split.without(found.unreadable), skipped=skipped, converted=found.converted)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -52,7 +52,9 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def where(self, chosen: Iterable[bool]) -> LabelledImages:
         """Those that are chosen."""
         places = [i for i, is_in in enumerate(chosen) if is_in]
-        return LabelledImages(self.images[places], [self.targets[i] for i in places])
+        # Grey images have three channels that are one in memory, which indexing would copy apart.
+        images = self.images[:, :1] if self.images.stride(1) == 0 else self.images
+        return LabelledImages(images[places].expand(-1, 3, -1, -1), [self.targets[i] for i in places])
 
 
 class Ready(NamedTuple):
@@ -110,6 +112,10 @@ class ImagesInMemory:
             for chunk in part.images.split(1024):
                 content.update(chunk.contiguous().numpy())
         return content.hexdigest()
+
+    def readable(self) -> ImagesInMemory:
+        """The same: what could not be read has been left out when the images were."""
+        return self
 
     def hold_out(self, fraction: float) -> ImagesInMemory:
         """The same with training images to validate on in place of the test images.

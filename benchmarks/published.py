@@ -47,7 +47,7 @@ class PublishedFiles:
             split = self.read(folder)
             if strict:
                 self._check_numbers(folder, split)
-        return ImageFiles.readable(self.title, folder, split)
+        return ImageFiles(self.title, folder, split)
 
     def locate(self, root: Path | None) -> Path:
         """``root`` or its subfolder of the usual name; without a root, that of ``SDLORA_DATA`` or of ``data``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,11 +84,13 @@ def _decode_all(root: Path, paths: Sequence[str]) -> Findings:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # PIL decodes without the interpreter's lock
         results = pool.map(_decode, (root / path for path in paths))
         shown = track(results, "Looking at the images", total=len(paths), transient=True, disable=len(paths) < _MANY)
-        for path, (mode, error) in zip(paths, shown, strict=True):
-            if error:
-                unreadable[path] = error
-            elif mode != "RGB":
-                modes[mode] += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's, of oddities that keep no image from being read
+            for path, (mode, error) in zip(paths, shown, strict=True):
+                if error:
+                    unreadable[path] = error
+                elif mode != "RGB":
+                    modes[mode] += 1
     return Findings(unreadable, dict(sorted(modes.items())))
 
 

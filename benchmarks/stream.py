@@ -12,7 +12,7 @@ from benchmarks.image_files import Cache, check_cache
 from benchmarks.images import Ready
 from benchmarks.inputs import Augment, InputSpec, check_augment
 from benchmarks.split_file import Split, some
-from benchmarks.splits import split_by_class, split_by_domain
+from benchmarks.splits import classes_per_experience, split_by_class, split_by_domain
 
 
 class Images(Protocol):
@@ -45,6 +45,9 @@ class Images(Protocol):
     @property
     def class_order(self) -> Sequence[str] | Path | None:
         """The order of arrival by class names, or a file of it, if one comes with the images."""
+
+    def readable(self) -> Any:
+        """The same without what cannot be read."""
 
     def hold_out(self, fraction: float) -> Any:
         """The same with a share of the training images in place of the test images."""
@@ -102,15 +105,23 @@ class Stream:
         strict: bool = True,
     ) -> Any:
         """Make the benchmark; arguments, result and errors are those of :func:`benchmarks.make_benchmark`."""
-        check_augment(augment or self.augment)
+        augment = self.augment if augment is None else augment
+        check_augment(augment)
         self._check_options(n_experiences, cache, cache_mb, split, class_order)
         if validation is not None and not 0 < validation < 1:
             raise ValueError(f"validation={validation}: expected a share of the training images between 0 and 1.")
         given = split if split is None or isinstance(split, Split) else Split.load(split)
         images = self.find(None if root is None else Path(root), split=given, strict=strict)
+        length = self.n_experiences if n_experiences is None else n_experiences
+        if self.by_domain:  # all of this before every image is looked at
+            _domains(images.split)
+        else:
+            classes_per_experience(len(images.class_names), length, uneven=self.uneven)
+            order = _order(class_order if class_order is not None else images.class_order, images.class_names)
+        images = images.readable()
         if validation is not None:
             images = images.hold_out(validation)
-        ready = images.ready(inputs, augment or self.augment, cache=cache, cache_mb=cache_mb)
+        ready = images.ready(inputs, augment, cache=cache, cache_mb=cache_mb)
         common: dict[str, Any] = {
             "class_names": images.class_names,
             "source": images.source + ready.note,
@@ -122,8 +133,6 @@ class Stream:
         if self.by_domain:
             benchmark = split_by_domain(ready.train, ready.test, **_domains(images.split), **common)
         else:
-            order = _order(class_order if class_order is not None else images.class_order, images.class_names)
-            length = self.n_experiences if n_experiences is None else n_experiences
             benchmark = split_by_class(
                 ready.train, ready.test, n_experiences=length, order=order, uneven=self.uneven, **common
             )

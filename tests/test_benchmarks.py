@@ -124,6 +124,22 @@ def test_options_that_cannot_be_used(options, message):
         make_benchmark("digits", inputs=SMALL, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_experiences": 2}, "choose a divisor of 3"),
+        ({"class_order": ["a", "b", "x"]}, "missing: c; unknown: x"),
+        ({"validation": 0.0}, "validation=0.0: expected"),
+        ({"cache": "memory", "cache_mb": -1}, "cache_mb=-1: expected"),
+        ({"split": "/no/such/file"}, "/no/such/file cannot be read as a split"),
+    ],
+)
+def test_options_are_refused_before_every_image_is_looked_at(folder, monkeypatch, options, message):
+    monkeypatch.setattr("benchmarks.image_files.look_at", lambda *a: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=message):
+        make_benchmark(f"folder:{folder}", **{"inputs": SMALL, "n_experiences": 3, **options})
+
+
 def test_the_real_cifar100_keeps_its_test_images_out_of_validation():
     folder = os.environ.get("SDLORA_DATA")
     if not folder or not (Path(folder) / cifar100.SUBSET_FILE).is_file():
@@ -131,3 +147,4 @@ def test_the_real_cifar100_keeps_its_test_images_out_of_validation():
     benchmark = make_benchmark("cifar100", inputs=SMALL, validation=0.2)
     assert [len(e.dataset) for e in benchmark.train_stream] == [480] * 10
     assert [len(e.dataset) for e in benchmark.test_stream] == [120] * 10
+    assert benchmark.digest.startswith("996e840010e824d3")

@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from avalanche_sdlora import SDLoRAConfig
 from benchmarks import class_order, make_benchmark
 from benchmarks.domainnet import DOMAINS
+from tests.common import strategy_for, tiny_vit
 from tests.images import SMALL, fill, labels_of, write_image
 
 
@@ -106,6 +109,15 @@ def test_domains_arrive_one_after_another_with_all_classes(tmp_path):
 def test_a_stream_of_domains_has_no_other_length_or_order(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_benchmark("domainnet_domains", root=tmp_path, inputs=SMALL, **options)
+
+
+def test_sd_lora_learns_a_stream_of_domains(tmp_path):
+    domainnet(tmp_path)
+    benchmark = make_benchmark("domainnet_domains", root=tmp_path, inputs=SMALL, strict=False)
+    strategy = strategy_for(tiny_vit(img_size=16, depth=1), SDLoRAConfig(rank=2))
+    strategy.train(benchmark.train_stream[:2])
+    strategy.eval(benchmark.test_stream)
+    assert strategy.model.eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
 
 
 def test_a_stream_of_domains_needs_them_in_the_split(tmp_path):
