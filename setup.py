@@ -5,7 +5,13 @@ from pathlib import Path
 from setuptools import setup
 
 # What ``benchmarks/`` and ``experiments/`` need beyond the library itself.
-EXPERIMENTS = ["jsonargparse[signatures]>=4.40", "matplotlib", "rich", "scikit-learn"]
+EXPERIMENTS = [
+    "jsonargparse[signatures]>=4.40",
+    "matplotlib",
+    "rich",
+    "scikit-learn",
+    "tomli; python_version < '3.11'",
+]
 
 setup(
     name="avalanche-sdlora",

@@ -27,7 +27,8 @@ from rich.table import Table
 from avalanche_sdlora import SDLoRAStrategy
 from avalanche_sdlora.backbones import create_backbone
 from benchmarks import make_benchmark
-from experiments import baselines, run
+from experiments import baselines, methods, run
+from experiments.arguments import Arguments
 from experiments.photographs import write_photographs
 from experiments.report import environment, write_json
 from experiments.spans import SpanClock, TimedLoader
@@ -84,7 +85,7 @@ class _Beginning:
         return getattr(self._benchmark, name)
 
 
-def profile(arguments: run.Arguments, *, experiences: int = 1, random_weights: bool = False) -> dict[str, Any]:
+def profile(arguments: Arguments, *, experiences: int = 1, random_weights: bool = False) -> dict[str, Any]:
     """Run the first experiences with timers; the run's own files go to a folder that is removed.
 
     Args:
@@ -124,7 +125,7 @@ def profile(arguments: run.Arguments, *, experiences: int = 1, random_weights: b
             (base_sgd, "trigger_plugins", trigger),
             (baselines, "DataLoader", loader),
             (run, "nearest_class_mean", baseline),
-            (run, "SDLoRAStrategy", _timed_strategy(clock)),
+            (methods, "SDLoRAStrategy", _timed_strategy(clock)),
             (run, "make_benchmark", lambda *a, **k: _Beginning(make_benchmark(*a, **k), experiences)),
         ]
         if random_weights:
@@ -181,14 +182,14 @@ def print_profile(result: Mapping[str, Any], *, console: Console | None = None) 
 def main() -> None:
     """The command line: the run's own options and three more."""
     parser = ArgumentParser(description="Profile the beginning of a run of experiments.run.")
-    parser.add_class_arguments(run.Arguments, as_group=False, as_positional=True)
+    parser.add_class_arguments(Arguments, as_group=False, as_positional=True)
     parser.add_argument("--experiences", type=int, default=1, help="experiences to train and evaluate")
     parser.add_argument("--random_weights", action="store_true", help="build the backbone without its weights")
     parser.add_argument("--photographs", type=int, default=5000, help="images to generate for a folder without a path")
     options = parser.parse_args().as_dict()
     experiences, random_weights = options.pop("experiences"), options.pop("random_weights")
     n_photographs = options.pop("photographs")
-    arguments = run.Arguments(**options)
+    arguments = Arguments(**options)
     output = Path(arguments.output or Path("runs", f"profile-{datetime.now():%Y%m%d-%H%M%S}"))
     try:
         with tempfile.TemporaryDirectory() as folder:

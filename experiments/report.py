@@ -35,6 +35,7 @@ def print_report(
     matrix: AccuracyMatrix,
     baselines: Mapping[str, AccuracyMatrix | Mapping[str, float]] | None = None,
     *,
+    parameters: Mapping[str, int] | None = None,
     console: Console | None = None,
 ) -> None:
     """Print the accuracy matrix of a method, and its summary beside the baselines'.
@@ -44,12 +45,15 @@ def print_report(
         matrix: Its accuracies.
         baselines: Name to accuracies, or to whatever is known of ``AccuracyMatrix.summary()``; a number that
             is not there shows as a dash.
+        parameters: Numbers of parameters by what they are, as ``SDLoRAModel.parameter_report()`` gives them.
         console: Where to print; the terminal by default.
     """
     console = console or Console()
     console.print(f"{escape(name)}: accuracy (%) on the experience of a column after training on that of a row")
     console.print(_matrix_table(matrix, console.width))
     console.print(_summary_table({name: matrix, **(baselines or {})}))
+    if parameters:
+        console.print("parameters: " + ", ".join(f"{what} {number:,}" for what, number in parameters.items()))
 
 
 def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:

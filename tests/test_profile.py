@@ -2,8 +2,8 @@
 
 import pytest
 
+from experiments.arguments import Arguments
 from experiments.profile_run import PARTS, PHASES, profile
-from experiments.run import Arguments
 
 
 def test_every_second_is_booked_once():

@@ -41,6 +41,12 @@ def test_the_tables_show_method_and_baselines_side_by_side():
         assert column in text
 
 
+def test_parameters_are_told_below_the_table():
+    out = io.StringIO()
+    report.print_report("SD-LoRA", MATRIX, parameters={"kept": 98620}, console=Console(file=out, width=100))
+    assert out.getvalue().splitlines()[-1] == "parameters: kept 98,620"
+
+
 def test_a_long_stream_fits_a_narrow_terminal():
     rows = [[10.0 + j for j in range(i + 1)] for i in range(20)]
     text = _printed("SD-LoRA", AccuracyMatrix.from_rows(rows, [1] * 20), width=80)

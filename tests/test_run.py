@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.run import Arguments, main, run
+from experiments.arguments import Arguments
+from experiments.run import main, run
 
 QUICK = {"epochs": 1, "batch_size": 128}
 
@@ -26,7 +27,11 @@ def test_results_are_complete(finished):
     assert sum(results["test_samples"]) == 364
     assert results["baselines"]["nearest_class_mean"]["acc"] > 80
     assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
-    assert results["config"]["rank"] == 10
+    kept = [told["kept"] for told in results["parameters"]]
+    assert kept == sorted(set(kept))
+    assert [len(told) for told in results["reductions"]] == 5 * [len(results["reductions"][0])]
+    assert results["config"]["rank"] == results["arguments"]["rank"] == 10
+    assert results["arguments"]["learning_rate"] == 0.01  # the recipe's
     assert results["environment"]["versions"]["torch"]
     assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
     assert (output / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
@@ -42,10 +47,11 @@ def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
         assert any(tag.startswith(stem) for tag in tags)
 
 
-def test_equal_seeds_give_equal_figures(finished, tmp_path):
-    again = run(Arguments("digits", output=str(tmp_path / "again"), **QUICK))
-    for figure in ("accuracy_matrix", "magnitudes", "class_order", "baselines"):
+def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, tmp_path):
+    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **QUICK))
+    for figure in ("accuracy_matrix", "magnitudes", "class_order"):
         assert again[figure] == finished[0][figure]
+    assert again["baselines"] == {}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,10 @@ def test_equal_seeds_give_equal_figures(finished, tmp_path):
         (["digits", "--rank", "129"], "rank=129: larger than layer 'blocks.0.attn.qkv' allows"),
         (["digits", "--targets", "blocks.*.atn.qkv"], "near matches: .*attn.qkv"),
         (["digits", "--epochs", "0"], "epochs=0"),
+        (["digits", "--rank", "8,4:10"], "never increase"),
+        (["digits", "--rank_depth", "deep"], "rank_depth='deep': expected factors such as 0.5,1.5"),
+        (["digits", "--recipe", "papr"], "recipe='papr': .*default, paper, reference; did you mean paper"),
+        (["digits", "--method", "sdlor"], "method='sdlor': expected one of .*did you mean sdlora"),
         (["digits", "--preset", "paper", "--boundary", "continuous"], "reset_magnitudes=True with boundary"),
     ],
 )
