@@ -23,7 +23,8 @@ class SDLoRAConfig:
             :class:`RankSchedule`, by task (rank reduction as published) and by depth.
         targets: Which layers are adapted. ``"attention.qv"`` (query and value of every attention block; any
             letters of ``q``, ``k``, ``v``), or one or several shell-style patterns of ``nn.Linear`` names such as
-            ``"blocks.*.mlp.fc1"``. A pattern may end in ``:qv`` to adapt those thirds of a fused projection.
+            ``"blocks.*.mlp.fc1"``. A pattern may end in ``:qv`` to adapt those thirds of a fused projection. ``()``
+            adapts nothing: the head learns alone, or with whatever of the backbone is unfrozen by hand.
         norm: What a learned direction is divided by when it is frozen. ``"product"``: ``||B A||_F``, unit
             Frobenius norm (the paper). ``"factors"``: ``||B||_F ||A||_F`` (the authors' code).
         boundary: What happens to the function when a direction is frozen. ``"continuous"``: the scale that was
@@ -75,7 +76,7 @@ class SDLoRAConfig:
             object.__setattr__(self, "targets", tuple(self.targets))
         if not isinstance(self.rank, RankSchedule) and (type(self.rank) is not int or self.rank < 1):
             raise ValueError(f"rank={self.rank!r}: expected an integer of at least 1, or a RankSchedule")
-        if not self.targets or not all(isinstance(p, str) and p for p in self.target_patterns):
+        if self.targets != () and not all(isinstance(p, str) and p for p in self.target_patterns):
             raise ValueError(f"targets={self.targets!r}: expected a non-empty pattern, or several in a tuple")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:

@@ -81,7 +81,8 @@ class SDLoRAModel(MultiTaskModule):
         """
         task = int(self.experiences) + 1  # from 1
         self.experiences += 1
-        replaced = [] if task > 1 and self.config.directions == "single" else self._next_direction(task)
+        stays = not self._adapters or (task > 1 and self.config.directions == "single")
+        replaced = [] if stays else self._next_direction(task)
         replaced += self.head.grow(classes)
         self._trained = self._count_trainable()
         return replaced
@@ -118,20 +119,24 @@ class SDLoRAModel(MultiTaskModule):
         Returns:
             Whether any parameter or buffer has changed.
         """
+        self._trained = self._count_trainable()  # a run resumed inside the experience did not begin it
         before = [*self.parameters(), *self.buffers()]
         reducible = self.config.directions != "single"
         self.reductions = reduce_directions(self._projections(), self.magnitudes, self.config) if reducible else []
         return any(a is not b for a, b in zip(before, [*self.parameters(), *self.buffers()]))
 
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Exactly the parameters that train now, by role: the new direction, the magnitudes, the head."""
-        projections = projections_of(self.backbone)
+        """Exactly the parameters that train now, by role: the new direction, the magnitudes, the head.
+
+        A parameter that does not require a gradient does not train, here as everywhere in torch; and what has been
+        unfrozen of the backbone trains with the directions.
+        """
         groups = {
-            "directions": [p for projection in projections for p in (projection.A, projection.B)],
+            "directions": list(self.backbone.parameters()),
             "magnitudes": [self.magnitudes.alpha],
             "head": [self.head.weight, self.head.bias],
         }
-        return {name: [p for p in group if p.numel()] for name, group in groups.items()}
+        return {name: [p for p in group if p.numel() and p.requires_grad] for name, group in groups.items()}
 
     def magnitude_report(self) -> list[float]:
         """``alpha_k`` of every direction, oldest first, averaged over the projections."""
@@ -143,16 +148,19 @@ class SDLoRAModel(MultiTaskModule):
         Returns:
             ``trained``: trained in the present or last experience, before any reduction. ``new``: what the
             experience's direction, its magnitudes included, adds to what is kept. ``kept``: all low-rank factors,
-            magnitudes and the head, as they are now. ``rank``: the total rank of all projections.
+            magnitudes and the head, as they are now, and what has been unfrozen of the backbone. ``rank``: the total
+            rank of all projections.
         """
         projections = [p for p, _ in self._projections().values()]
+        factors = {id(t) for projection in projections for t in projection.parameters()}
+        unfrozen = sum(p.numel() for p in self.backbone.parameters() if p.requires_grad and id(p) not in factors)
         current = sum(p.A.numel() + p.B.numel() for p in projections)
         bank = sum(p.bank_A.numel() + p.bank_B.numel() for p in projections)
         magnitudes = self.magnitudes.values()
         return {
             "trained": self._trained or self._count_trainable(),
             "new": current + (magnitudes.shape[1] if current else 0),
-            "kept": current + bank + magnitudes.numel() + self.head.weight.numel() + self.head.bias.numel(),
+            "kept": unfrozen + current + bank + magnitudes.numel() + self.head.weight.numel() + self.head.bias.numel(),
             "rank": sum(len(p.owner) for p in projections),
         }
 

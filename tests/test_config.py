@@ -12,7 +12,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
         ({"rank": 0}, "rank=0: expected an integer of at least 1"),
         ({"rank": 2.5}, "rank=2.5"),
         ({"rank": True}, "rank=True"),
-        ({"targets": ()}, r"targets=\(\)"),
+        ({"targets": ("",)}, r"targets=\('',\)"),
         ({"targets": ""}, "targets=''"),
         ({"norm": "frobenius"}, "norm='frobenius': expected one of 'product', 'factors'"),
         ({"boundary": "jump"}, "boundary='jump'"),

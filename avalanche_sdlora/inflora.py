@@ -1,0 +1,115 @@
+"""InfLoRA as an Avalanche plugin, on SD-LoRA's adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from avalanche_sdlora.adapter import SDLoRALinear, projections_of
+from avalanche_sdlora.lora import LoRAPlugin
+from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.protected import extend, free_rows
+
+
+class InfLoRAPlugin(LoRAPlugin):
+    """InfLoRA (Liang and Li, CVPR 2024, arXiv 2404.00228): new directions that leave old inputs alone.
+
+    Before a task, ``A`` is designed from the task's inputs of every adapted layer, outside the subspace that holds the
+    inputs of earlier tasks, and never trained; ``B`` is. So the update of a layer is 0 for inputs within that subspace.
+    See :func:`avalanche_sdlora.protected.free_rows` and :func:`avalanche_sdlora.protected.extend` for the formulas.
+
+    The inputs are those of the training images without augmentation, so that the design depends on the data alone; the
+    authors' code uses one epoch with augmentation.
+
+    Args:
+        threshold: Share of a task's energy that is protected, above 0 and at most 1. It rises from this value at the
+            first task linearly towards 1, as in the authors' code (0.95 for CIFAR-100, 0.98 for ImageNet-R).
+
+    Raises:
+        ValueError: ``threshold`` is out of range.
+    """
+
+    def __init__(self, threshold: float = 0.95) -> None:
+        super().__init__()
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
+        self.threshold = threshold
+        #: By layer, orthonormal columns ``(in, k)`` that span what is protected.
+        self.bases: dict[str, Tensor] = {}
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """As for every low-rank method; and ``A`` does not train."""
+        super().before_training(strategy, **kwargs)
+        if strategy.model.config.directions != "every":
+            raise ValueError(
+                f"directions={strategy.model.config.directions!r} with InfLoRAPlugin: every task needs a direction of "
+                "its own; use directions='every'"
+            )
+        for projection in projections_of(strategy.model):
+            projection.A.requires_grad_(False)
+
+    def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        """Designs ``A``."""
+        for name, moment in self._moments(strategy, num_workers).items():
+            adapter = strategy.model.backbone.get_submodule(name)
+            basis = self.bases.get(name, moment[:, :0])
+            for projection in projections_of(adapter):
+                if len(projection.A):  # not so while a run is resumed: its state comes later
+                    projection.A.copy_(free_rows(moment, basis, len(projection.A)))
+
+    def after_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        """Protects the inputs that the task ended with."""
+        tasks = len(getattr(strategy.experience, "origin_stream", None) or [None])
+        done = int(strategy.model.experiences) - 1
+        threshold = min(1.0, self.threshold + (1 - self.threshold) * done / tasks)
+        for name, moment in self._moments(strategy, num_workers).items():
+            self.bases[name] = extend(self.bases.get(name, moment[:, :0]), moment, threshold)
+
+    @torch.no_grad()
+    def _moments(self, strategy: Any, num_workers: int) -> dict[str, Tensor]:
+        """Second moment ``(in, in)`` of the inputs of every adapted layer, float64."""
+        data = strategy.adapted_dataset.eval()
+        with _listening(strategy.model) as moments, torch.random.fork_rng(devices=[]):
+            for x, *_ in DataLoader(data, batch_size=strategy.eval_mb_size, num_workers=num_workers):
+                strategy.model.features(x.to(strategy.device))
+        return moments
+
+
+@contextmanager
+def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
+    """Within it the model is in evaluation mode, and the inputs of its adapters are gathered.
+
+    Raises:
+        ValueError: An adapter is never called.
+    """
+    moments: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def hook(name: str) -> Any:
+        def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().flatten(0, -2).float()  # (n, in)
+            with torch.autocast(x.device.type, enabled=False):
+                moments[name] = moments.get(name, 0.0) + (x.T @ x).double()
+            counts[name] = counts.get(name, 0) + len(x)
+
+        return gather
+
+    adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
+    handles = [m.register_forward_pre_hook(hook(name)) for name, m in adapters.items()]
+    training = model.training
+    model.eval()
+    try:
+        yield moments
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    for name in adapters:
+        if name not in moments:
+            raise ValueError(f"InfLoRAPlugin: the model never calls {name!r} but reads its weight: no inputs to see")
+        moments[name] /= counts[name]

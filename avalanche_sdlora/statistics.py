@@ -1,0 +1,70 @@
+"""Statistics of features that a stream can be summed up in: what closed-form classifiers are made from."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from avalanche_sdlora.growing import GrowingModule
+
+
+class FeatureStatistics(GrowingModule):
+    """Second moment of the features, and number and sum of each class's, in float64.
+
+    They are sums over samples: the order of samples, classes and tasks makes no difference beyond rounding, the
+    statistics of two parts of a stream add up, and their size does not depend on how much has been seen.
+
+    Args:
+        features: Size ``d`` of a feature.
+
+    Attributes:
+        second: ``(d, d)``, ``sum_i x_i x_i^T``.
+        labels: ``(classes,)``, the class labels seen, in the order of their first appearance.
+        counts: ``(classes,)``, samples of each.
+        sums: ``(classes, d)``, the sum of the features of each.
+    """
+
+    GROWING: ClassVar = {"labels": (0,), "counts": (0,), "sums": (0,)}
+
+    second: Tensor
+    labels: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("second", torch.zeros(features, features, dtype=torch.float64))
+        self.register_buffer("labels", torch.empty(0, dtype=torch.long))
+        self.register_buffer("counts", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("sums", torch.empty(0, features, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Adds features ``x (n, d)`` of the classes ``y (n,)``.
+
+        Raises:
+            ValueError: The shapes do not fit, or a feature is not finite.
+        """
+        if x.dim() != 2 or x.shape[1] != len(self.second) or y.shape != x.shape[:1]:
+            raise ValueError(
+                f"x, y: expected shapes (n, {len(self.second)}) and (n,), got {tuple(x.shape)}, {tuple(y.shape)}"
+            )
+        x, y = x.to(self.second), y.to(self.labels)
+        if not torch.isfinite(x).all():
+            raise ValueError("x: a feature is NaN or infinite; nothing has been added")
+        new = torch.tensor([c for c in y.unique().tolist() if c not in set(self.labels.tolist())], dtype=torch.long)
+        if len(new):
+            self.replace("labels", torch.cat([self.labels, new.to(self.labels)]))
+            self.replace("counts", torch.cat([self.counts, self.counts.new_zeros(len(new))]))
+            self.replace("sums", torch.cat([self.sums, self.sums.new_zeros(len(new), len(self.second))]))
+        rows = (y[:, None] == self.labels).to(torch.uint8).argmax(1)  # (n,)
+        self.counts.index_add_(0, rows, torch.ones_like(x[:, 0]))
+        self.sums.index_add_(0, rows, x)
+        self.second += x.T @ x
+
+    @property
+    def means(self) -> Tensor:
+        """The mean feature of each class ``(classes, d)``."""
+        return self.sums / self.counts[:, None]
