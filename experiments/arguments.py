@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,10 @@ class Arguments:
         bfloat16: Autocast the forward pass to bfloat16.
         seed: Gives the class order and every random number.
         validation: Hold out this fraction of the training images and test on them instead of the test images.
-        split: A file with the split of the images.
+        split: A file with the split of the images, as benchmarks.export_split writes it.
+        class_order: A file with the names of the classes in the order of their arrival, one on each line, in place of
+            the seed's order.
+        strict: Refuse a data set that has not the published number of classes and images.
         data: Folder with the data set's files.
         cache: Keep decoded images in memory or on disk.
         cache_mb: So many MiB of them at most.
@@ -111,6 +114,8 @@ class Arguments:
     seed: int = 0
     validation: float | None = None
     split: str | None = None
+    class_order: str | None = None
+    strict: bool = True
     data: str | None = None
     cache: Literal["memory", "disk"] | None = None
     cache_mb: float | None = None
@@ -164,13 +169,17 @@ class Arguments:
             raise ValueError(f"rank_depth={self.rank_depth!r}: expected factors such as 0.5,1.5") from None
 
 
-#: What a recipe or a grid may not say: whose run it is, and where things are.
-NOT_IN_A_RECIPE = {"dataset", "recipe", "seed", "weights", "validation", "split", "data", "output"} | {
-    "cache", "cache_mb", "device", "workers", "baselines",
-}  # fmt: skip
+#: Where things are, and how fast they are had; no part of what is measured.
+CIRCUMSTANCES = frozenset({"data", "strict", "cache", "cache_mb", "output", "device", "workers", "baselines"})
+
+#: What a recipe may not say.
+NOT_IN_A_RECIPE = CIRCUMSTANCES | {
+    *("dataset", "recipe", "method", "seed", "weights"),
+    *("validation", "split", "class_order"),
+}
 
 
-def check_settings(settings: Mapping[str, Any], where: str, *, allowed: frozenset[str] = frozenset()) -> None:
+def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collection[str] = ()) -> None:
     """Refuse what is no setting of a run, or is of another type.
 
     Args:
@@ -181,7 +190,7 @@ def check_settings(settings: Mapping[str, Any], where: str, *, allowed: frozense
     Raises:
         ValueError: With the name, the value and what is right.
     """
-    known = {field.name for field in dataclasses.fields(Arguments)} - (NOT_IN_A_RECIPE - allowed)
+    known = {field.name for field in dataclasses.fields(Arguments)} - NOT_IN_A_RECIPE.difference(allowed)
     for name in settings:
         if name not in known:
             raise ValueError(f"{where}: unknown setting {name!r}{hint(name, known)}")

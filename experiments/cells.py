@@ -12,14 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import Arguments, check_settings
+from experiments.arguments import CIRCUMSTANCES, Arguments, check_settings
 from experiments.methods import METHODS
 from experiments.recipe import hint, read_toml
 
 GRIDS = Path(__file__).with_name("grids")
-
-# Where things are and how fast they are read does not make another experiment.
-_IMMATERIAL = {"output", "data", "cache", "cache_mb", "device", "workers", "baselines"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Cell:
 def _material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes one experiment another; settings of the method as they are, wherever they came from."""
     default = {field.name: field.default for field in dataclasses.fields(Arguments)}
-    settings = {name: value for name, value in {**default, **arguments}.items() if name not in _IMMATERIAL}
+    settings = {name: value for name, value in {**default, **arguments}.items() if name not in CIRCUMSTANCES}
     settings["weights"] = settings["weights"] and Path(settings["weights"]).name
     if config:
         settings = {name: value for name, value in settings.items() if name not in {*config, "preset", "rank_depth"}}
@@ -128,7 +125,7 @@ def read_grid(grid: str) -> dict[str, dict[str, Any]]:
     for name, settings in methods.items():
         if not isinstance(settings, dict) or not re.fullmatch(r"[\w.+=-]+", name):
             raise ValueError(f"{path}: {name!r}: expected tables, named with letters, digits and . + = - _")
-        check_settings(settings, f"{path} [{name}]", allowed=frozenset({"recipe"}))
+        check_settings(settings, f"{path} [{name}]", allowed=("recipe", "method"))
     return methods
 
 

@@ -12,7 +12,7 @@ from avalanche.evaluation import PluginMetric
 from torch import nn
 
 from avalanche_sdlora import SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.logging_metrics import magnitude_metrics
+from avalanche_sdlora.logging_metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 
 if TYPE_CHECKING:
     from experiments.arguments import Arguments
@@ -65,7 +65,11 @@ def _sdlora_config(arguments: Arguments) -> dict[str, Any]:
     return arguments.sdlora_config().to_dict()
 
 
+def _sdlora_metrics() -> list[PluginMetric[Any]]:
+    return [*magnitude_metrics(), *parameter_metrics(), *reduction_metrics()]
+
+
 METHODS = {
-    "sdlora": Method("SD-LoRA", _sdlora_model, _sdlora_strategy, magnitude_metrics, _sdlora_config),
+    "sdlora": Method("SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config),
 }
 """Every method by the name that ``--method`` takes."""

@@ -20,8 +20,7 @@ from torch import nn
 
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.metrics import AccuracyMatrix
-from benchmarks import InputSpec, make_benchmark
-from benchmarks.folder import find_images
+from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
 from experiments.baselines import nearest_class_mean
 from experiments.methods import METHODS
@@ -48,8 +47,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     output = Path(str(arguments.output))
     if (output / "results.json").exists():
         raise ValueError(f"output={arguments.output!r} holds the results of another run; name a new folder")
-    if arguments.dataset.startswith("folder:"):
-        find_images(Path(arguments.dataset.removeprefix("folder:")))  # before any weights are fetched
+    check_folder(arguments.dataset, arguments.data)  # before any weights are fetched
     RNGManager.set_random_seeds(arguments.seed)
     # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
     timm.layers.set_fused_attn(arguments.device != "cpu")
@@ -100,8 +98,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "seed": arguments.seed,
         "class_order": benchmark.class_order,
         "images": benchmark.source,
-        "images_digest": getattr(benchmark, "digest", None),
-        "images_skipped": list(getattr(benchmark, "skipped", [])),
+        "images_digest": benchmark.digest,
+        "images_skipped": list(benchmark.skipped),
         "inputs": dataclasses.asdict(inputs),
         "method": method.label,
         "config": settings,
@@ -130,15 +128,17 @@ def _inputs(backbone: nn.Module, arguments: Arguments) -> InputSpec:
 
 
 def _benchmark(arguments: Arguments, inputs: InputSpec) -> Any:
-    options = {name: getattr(arguments, name) for name in ("augment", "cache", "cache_mb", "validation", "split")}
-    return make_benchmark(
+    options = ("seed", "augment", "cache", "cache_mb", "validation", "split", "class_order", "strict")
+    benchmark = make_benchmark(
         arguments.dataset,
         inputs=inputs,
         n_experiences=arguments.tasks,
-        seed=arguments.seed,
         root=arguments.data,
-        **{name: value for name, value in options.items() if value is not None},
+        **{name: getattr(arguments, name) for name in options},
     )
+    if benchmark.skipped:
+        print(f"{len(benchmark.skipped)} images cannot be read and are left out; results.json will name them")
+    return benchmark
 
 
 def _baselines(strategy: Any, benchmark: Any, arguments: Arguments) -> dict[str, AccuracyMatrix]:

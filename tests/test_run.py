@@ -43,7 +43,8 @@ def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
     assert [e.value for e in events.Scalars("Magnitude/train_phase/train_stream/Direction000")] == pytest.approx(
         [m[0] for m in finished[0]["magnitudes"]]
     )
-    for stem in ("Top1_Acc_Exp/eval_phase", "Top1_Acc_Stream/eval_phase", "Loss_Epoch/train_phase"):
+    stems = ("Top1_Acc_Exp/eval_phase", "Top1_Acc_Stream/eval_phase", "Loss_Epoch/train_phase")
+    for stem in (*stems, "Parameters/train_phase/train_stream/kept", "Reduction/train_phase"):
         assert any(tag.startswith(stem) for tag in tags)
 
 
