@@ -20,10 +20,15 @@ _BACKBONE = "backbone."
 
 
 def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
-    """The part of ``model.state_dict()`` that is not the frozen backbone."""
+    """The part of ``model.state_dict()`` that is not the frozen backbone; what was unfrozen of it is learned, too."""
     growing = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, GrowingModule))
+    unfrozen = {name for name, p in model.named_parameters() if p.requires_grad}
     state = model.state_dict()
-    return {name: t for name, t in state.items() if not name.startswith(_BACKBONE) or name.startswith(growing)}
+    return {
+        name: t
+        for name, t in state.items()
+        if not name.startswith(_BACKBONE) or name.startswith(growing) or name in unfrozen
+    }
 
 
 def fingerprint(model: SDLoRAModel) -> str:

@@ -22,9 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 class AccuracyMatrix:
     """Accuracies of a stream and how many test samples stand behind each column.
 
+    A method that learns all experiences at once (the joint upper bound) has the last row only: the others are missing,
+    and so are the summaries that would need them.
+
     Attributes:
         values: ``(N, N)`` float64, percent. Only the diagonal and what lies below it is read; what was given
-            above it is replaced by NaN, so that it cannot enter a mean unseen.
+            above it is replaced by NaN, so that it cannot enter a mean unseen. A missing row is NaN throughout.
         samples: ``(N,)`` int64, the number of test samples of each experience.
 
     Raises:
@@ -40,7 +43,8 @@ class AccuracyMatrix:
         if values.ndim != 2 or values.shape[0] != values.shape[1] or values.size == 0:
             raise ValueError(f"An accuracy matrix is square and not empty; got shape {values.shape}.")
         n = len(values)
-        used = values[np.tril_indices(n)]
+        missing = np.array([np.isnan(row[: i + 1]).all() for i, row in enumerate(values)])
+        used = np.concatenate([row[: i + 1] for i, row in enumerate(values) if not missing[i] or i == n - 1])
         if not np.all((used >= 0) & (used <= 100)):  # NaN fails both comparisons
             raise ValueError("Every accuracy on and below the diagonal must be within 0 and 100 percent.")
         counts = np.array(self.samples)
@@ -53,11 +57,12 @@ class AccuracyMatrix:
         object.__setattr__(self, "samples", samples)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[ArrayLike], samples: Sequence[int]) -> AccuracyMatrix:
+    def from_rows(cls, rows: Sequence[ArrayLike | None], samples: Sequence[int]) -> AccuracyMatrix:
         """Build the matrix from one row for each experience trained so far.
 
         Args:
-            rows: ``rows[i][j]``, percent. Row ``i`` has at least ``i + 1`` entries; later ones are ignored.
+            rows: ``rows[i][j]``, percent. Row ``i`` has at least ``i + 1`` entries; later ones are ignored. None where
+                nothing was measured after experience ``i``, which the last row cannot be.
             samples: Test samples of each experience, at least ``len(rows)`` of them; later ones are ignored,
                 so that an unfinished stream can be reported.
 
@@ -67,6 +72,8 @@ class AccuracyMatrix:
         n = len(rows)
         values = np.full((n, n), np.nan)
         for i, row in enumerate(rows):
+            if row is None:
+                continue
             accuracies = np.asarray(row, dtype=np.float64)
             if accuracies.ndim != 1 or len(accuracies) <= i:
                 raise ValueError(f"Row {i} needs {i + 1} accuracies; got shape {accuracies.shape}.")
@@ -76,9 +83,9 @@ class AccuracyMatrix:
     def __len__(self) -> int:
         return len(self.values)
 
-    def rows(self) -> list[list[float]]:
-        """The lower triangle as lists, row ``i`` of length ``i + 1``: the form to write to JSON."""
-        return [row[: i + 1].tolist() for i, row in enumerate(self.values)]
+    def rows(self) -> list[list[float] | None]:
+        """The lower triangle as lists, row ``i`` of length ``i + 1`` or None: the form to write to JSON."""
+        return [None if np.isnan(row[0]) else row[: i + 1].tolist() for i, row in enumerate(self.values)]
 
     def average_accuracy(self) -> float:
         """Acc: ``mean_j a[N][j]``, every experience weighted alike (Wu et al., 2025)."""
@@ -120,11 +127,17 @@ class AccuracyMatrix:
         return float(np.mean(self.values[last, :last] - np.diagonal(self.values)[:last]))
 
     def summary(self) -> dict[str, float]:
-        """All five numbers, percent and finite: ``acc``, ``aaa``, ``pooled_acc``, ``forgetting``, ``bwt``."""
+        """All five numbers, percent and finite: ``acc``, ``aaa``, ``pooled_acc``, ``forgetting``, ``bwt``.
+
+        Where rows are missing only ``acc`` and ``pooled_acc``, which are of the last.
+        """
+        last = {"acc": self.average_accuracy(), "pooled_acc": self.pooled_accuracy()}
+        if None in self.rows():
+            return last
         return {
-            "acc": self.average_accuracy(),
+            "acc": last["acc"],
             "aaa": self.average_anytime_accuracy(),
-            "pooled_acc": self.pooled_accuracy(),
+            "pooled_acc": last["pooled_acc"],
             "forgetting": self.forgetting(),
             "bwt": self.backward_transfer(),
         }

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.ranks import RankSchedule
 from benchmarks import benchmark_name
-from experiments.methods import METHODS
+from experiments.methods import METHODS, own_arguments
 from experiments.recipe import hint, recipe_of
 
 PRESETS: dict[str, Callable[..., SDLoRAConfig]] = {
@@ -38,7 +38,8 @@ class Arguments:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
         recipe: Where everything left open comes from: default, paper or reference, or another table of the data set's
             file in experiments/recipes.
-        method: What is trained.
+        method: What is trained: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on one
+            low-rank adapter; olora, nlora, clora or inflora, with one for each task.
         backbone: A timm model name.
         weights: A local file with its weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.
@@ -50,7 +51,8 @@ class Arguments:
         rank: Rank of each direction, or ranks with the tasks from which they hold: 10,4:8,8:6.
         rank_depth: Factors of the rank along the depth of the backbone: 0.5,1.5.
         targets: "attention.qv" or patterns of layer names, separated by commas.
-        norm: See SDLoRAConfig, like all until rescale_past.
+        norm: See SDLoRAConfig, like all until rescale_past. Of these, rank, targets and magnitude_init hold for every
+            method on low-rank adapters, the others for sdlora only.
         boundary: "continuous" or "reset".
         magnitudes: "per_projection" or "shared".
         magnitude_init: Initial magnitude of a direction.
@@ -61,6 +63,13 @@ class Arguments:
         kd_fold: "contribution" or "coefficients".
         directions: "every", "first" or "single".
         rescale_past: Whether the magnitudes of past directions train.
+        ewc_lambda: Weight of EWC's penalty.
+        lwf_alpha: Weight of LwF's distillation.
+        replay_memory: Images that replay keeps.
+        olora_lambda: Weight of O-LoRA's overlap with past directions.
+        nlora_lambda: Weight of N-LoRA's sum of absolute elements.
+        clora_lambda: Weight of CLoRA's energy in fixed subspaces.
+        inflora_threshold: Share of the inputs' energy that InfLoRA protects.
         epochs: Epochs over each experience.
         batch_size: Images in a training batch.
         optimizer: sgd (with momentum 0.9) or adam.
@@ -79,7 +88,7 @@ class Arguments:
         output: Folder for results.json, accuracy_matrix.png and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Processes that load images.
-        baselines: Measure the training-free baseline too.
+        baselines: Measure the training-free baselines too.
     """
 
     dataset: str
@@ -105,6 +114,13 @@ class Arguments:
     kd_fold: Literal["contribution", "coefficients"] | None = None
     directions: Literal["every", "first", "single"] | None = None
     rescale_past: bool | None = None
+    ewc_lambda: float | None = None
+    lwf_alpha: float | None = None
+    replay_memory: int | None = None
+    olora_lambda: float | None = None
+    nlora_lambda: float | None = None
+    clora_lambda: float | None = None
+    inflora_threshold: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: Literal["sgd", "adam"] | None = None
@@ -128,8 +144,8 @@ class Arguments:
         """These arguments with everything left open filled in from the recipe.
 
         Raises:
-            ValueError: The data set, the recipe or the method is unknown, a value in the recipe cannot be used, or a
-                number is out of range.
+            ValueError: The data set, the recipe or the method is unknown, a value in the recipe cannot be used, a
+                number is out of range, or an argument is of no use to the method.
         """
         dataset = benchmark_name(self.dataset)
         if self.method not in METHODS:
@@ -144,6 +160,7 @@ class Arguments:
         filled = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         complete = dataclasses.replace(self, **{**filled, "dataset": dataset, "device": device})
+        complete = dataclasses.replace(complete, **own_arguments(complete))
         for name in ("epochs", "batch_size", "learning_rate"):
             if not getattr(complete, name) > 0:
                 raise ValueError(f"{name}={getattr(complete, name)}: expected a number above 0")

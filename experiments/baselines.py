@@ -1,4 +1,4 @@
-"""What needs no training: the yardstick that every trained method must clear."""
+"""What needs no training: the yardsticks that every trained method must clear."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.ridge import fit_ridge
+from avalanche_sdlora.statistics import FeatureStatistics
 
 
-def nearest_class_mean(
+def nearest_class_mean(statistics: FeatureStatistics) -> tuple[Tensor, Tensor]:
+    """Weight ``(classes, d)`` and bias of the classifier by the largest cosine with a class mean.
+
+    SimpleCIL: Zhou et al., "Revisiting Class-Incremental Learning with Pre-Trained Models", IJCV 2024.
+    """
+    return F.normalize(statistics.means, dim=1), statistics.counts.new_zeros(len(statistics.counts))
+
+
+def ridge(statistics: FeatureStatistics) -> tuple[Tensor, Tensor]:
+    """Weight ``(classes, d)`` and bias of ridge regression on class indicators; see ``fit_ridge``."""
+    return fit_ridge(statistics)[:2]
+
+
+CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Tensor, Tensor]]] = {
+    "nearest_class_mean": nearest_class_mean,
+    "ridge": ridge,
+}
+
+
+def frozen_baselines(
     features: Callable[[Tensor], Tensor],
     train_stream: Sequence[Any],
     test_stream: Sequence[Any],
@@ -21,12 +42,10 @@ def nearest_class_mean(
     batch_size: int,
     device: torch.device,
     num_workers: int = 0,
-) -> AccuracyMatrix:
-    """Class means of frozen features, learned along the stream and never trained.
+) -> dict[str, AccuracyMatrix]:
+    """Classifiers in closed form on frozen features of unit length, learned along the stream.
 
-    Features are scaled to unit length, a class is the mean of its training features, and an image belongs to the
-    class whose mean has the largest cosine with its feature (SimpleCIL: Zhou et al., "Revisiting Class-Incremental
-    Learning with Pre-Trained Models", IJCV 2024).
+    They are made from sums over the samples seen so far, so that they are what all of these at once would give.
 
     Args:
         features: Images ``(n, 3, size, size)`` to features ``(n, d)``; the same function for the whole stream.
@@ -37,26 +56,26 @@ def nearest_class_mean(
         num_workers: Loader processes.
 
     Returns:
-        The accuracies along the stream; classes not seen yet do not compete.
+        For each of :data:`CLASSIFIERS` the accuracies along the stream; classes not seen yet do not compete.
     """
 
     def extract(experience: Any) -> tuple[Tensor, Tensor]:
         loader = DataLoader(experience.dataset.eval(), batch_size=batch_size, num_workers=num_workers)
         pairs = [(features(x.to(device)), y.to(device)) for x, y, *_ in loader]
-        return F.normalize(torch.cat([f.float() for f, _ in pairs]), dim=1), torch.cat([y for _, y in pairs])
+        return F.normalize(torch.cat([f.double() for f, _ in pairs]), dim=1), torch.cat([y for _, y in pairs])
 
-    means: list[Tensor] = []
-    labels: list[Tensor] = []
+    statistics: FeatureStatistics | None = None
     tests: list[tuple[Tensor, Tensor]] = []
-    rows: list[list[float]] = []
+    rows: dict[str, list[list[float]]] = {name: [] for name in CLASSIFIERS}
     with torch.no_grad():
         for train, test in zip(train_stream, test_stream, strict=True):
             x, y = extract(train)
-            for label in y.unique():
-                means.append(F.normalize(x[y == label].mean(0), dim=0))
-                labels.append(label)
+            statistics = statistics or FeatureStatistics(x.shape[1]).to(device)
+            statistics.update(x, y)
             tests.append(extract(test))
-            classifier, names = torch.stack(means), torch.stack(labels)  # (classes, d), (classes,)
-            hits = [(names[(x @ classifier.T).argmax(1)] == y).double().mean() for x, y in tests]
-            rows.append([100 * float(hit) for hit in hits])
-    return AccuracyMatrix.from_rows(rows, [len(y) for _, y in tests])
+            for name, classifier in CLASSIFIERS.items():
+                weight, bias = classifier(statistics)
+                hits = [(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).double().mean() for x, y in tests]
+                rows[name].append([100 * float(hit) for hit in hits])
+    samples = [len(y) for _, y in tests]
+    return {name: AccuracyMatrix.from_rows(accuracies, samples) for name, accuracies in rows.items()}

@@ -51,7 +51,7 @@ class Row:
         seeds: Over which.
         values: ``acc``, ``aaa``, ``forgetting``, ``parameters`` and ``seconds``, as far as they are known.
         differences: Of ``acc`` and ``aaa`` to the first method of the stream, over the seeds that both have.
-        curves: Accuracy on what has been seen, by seed and task.
+        curves: Accuracy on what has been seen, by seed and task; NaN where it was not measured.
     """
 
     stream: str
@@ -136,15 +136,22 @@ def _row(
         method,
         kind,
         sorted(cells),
-        {key: Estimate.of([results[key] for results in cells.values()]) for key in MEASURES}
+        # A method that learns all tasks at once has no measure of the way there.
+        {key: Estimate.of([results[key] for results in cells.values() if key in results]) for key in MEASURES}
         | {
             "parameters": Estimate.of([p for r in cells.values() if (p := _parameters(r)) is not None]),
             "seconds": Estimate.of(
                 [r["seconds"]["train"] + r["seconds"]["evaluate"] for r in cells.values() if "seconds" in r]
             ),
         },
-        {key: Estimate.of([cells[seed][key] - first[seed][key] for seed in shared]) for key in COMPARED},
-        [[float(np.mean(row)) for row in results["accuracy_matrix"]] for results in cells.values()],
+        {
+            key: Estimate.of([cells[k][key] - first[k][key] for k in shared if key in cells[k] and key in first[k]])
+            for key in COMPARED
+        },
+        [
+            [math.nan if row is None else float(np.mean(row)) for row in results["accuracy_matrix"]]
+            for results in cells.values()
+        ],
     )
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.utils import concat_datasets
+from avalanche.core import BasePlugin
 from avalanche.evaluation import PluginMetric
+from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from torch import nn
 
-from avalanche_sdlora import SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora.distillation import LwFPlugin
+from avalanche_sdlora.inflora import InfLoRAPlugin
 from avalanche_sdlora.logging_metrics import magnitude_metrics, parameter_metrics, reduction_metrics
+from avalanche_sdlora.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
 
 if TYPE_CHECKING:
     from experiments.arguments import Arguments
@@ -34,6 +42,8 @@ class Method:
             strategy that trains it.
         metrics: Plugin metrics of its own.
         describe: From the arguments, the method's settings for ``results.json``.
+        own: Arguments that no other method has, with their defaults.
+        joint: Learns all experiences at once.
     """
 
     label: str
@@ -41,6 +51,13 @@ class Method:
     strategy: Callable[..., Any]
     metrics: Callable[[], list[PluginMetric[Any]]] = list
     describe: Callable[[Arguments], dict[str, Any]] = lambda arguments: {}
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    joint: bool = False
+
+
+def joined(stream: Sequence[Any]) -> Sequence[Any]:
+    """All experiences of a stream as the only one of another."""
+    return benchmark_from_datasets(train=[concat_datasets([e.dataset for e in stream])]).train_stream
 
 
 def optimizer_of(arguments: Arguments) -> Callable[..., torch.optim.Optimizer]:
@@ -53,11 +70,41 @@ def autocast_of(arguments: Arguments) -> torch.dtype | None:
     return torch.bfloat16 if arguments.bfloat16 else None
 
 
+def own_arguments(arguments: Arguments) -> dict[str, Any]:
+    """What only the method of ``arguments`` has, with its defaults where nothing was given.
+
+    Raises:
+        ValueError: An argument is of no use to the method, or out of range.
+    """
+    method = METHODS[arguments.method]
+    for name in sorted({name for other in METHODS.values() for name in other.own} - set(method.own)):
+        if getattr(arguments, name) is not None:
+            users = ", ".join(key for key, other in METHODS.items() if name in other.own)
+            raise ValueError(
+                f"{name}={getattr(arguments, name)!r}: not for --method {arguments.method}, but for {users}"
+            )
+    given = {name: getattr(arguments, name) for name in method.own}
+    values = {name: method.own[name] if value is None else value for name, value in given.items()}
+    for name in values.keys() - set(_OF_SDLORA):
+        if not 0 <= values[name] < math.inf:
+            raise ValueError(f"{name}={values[name]!r}: expected a number of at least 0")
+    return values
+
+
+# -- SD-LoRA -----------------------------------------------------------------------------------------------------------
+
+# Settings that have no meaning, or a fixed one, for the others.
+_OF_SDLORA = (
+    *("norm", "boundary", "magnitudes", "reset_magnitudes", "rescale_past", "directions"),
+    *("energy", "rank_budget", "kd_tolerance", "kd_fold"),
+)
+
+
 def _sdlora_model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
     return SDLoRAModel(backbone, arguments.sdlora_config())
 
 
-def _sdlora_strategy(model: SDLoRAModel, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
+def _sdlora_strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
     return SDLoRAStrategy(model=model, optimizer=optimizer_of(arguments), autocast=autocast_of(arguments), **settings)
 
 
@@ -69,7 +116,79 @@ def _sdlora_metrics() -> list[PluginMetric[Any]]:
     return [*magnitude_metrics(), *parameter_metrics(), *reduction_metrics()]
 
 
+# -- everything else, on the same adapter, head, loss and loop ---------------------------------------------------------
+
+
+def _lora(
+    label: str,
+    plugins: Callable[..., list[BasePlugin[Any]]],
+    own: Mapping[str, Any] | None = None,
+    *,
+    directions: Literal["every", "single"] = "every",
+    joint: bool = False,
+) -> Method:
+    """A method that adds up plain low-rank directions; ``plugins`` makes what it is from the values of its ``own``."""
+    own = own or {}
+
+    def config(arguments: Arguments) -> SDLoRAConfig:
+        plain = dataclasses.replace(arguments, preset="default").sdlora_config()  # whatever the recipe's preset
+        return dataclasses.replace(plain, directions=directions)
+
+    def made(arguments: Arguments) -> list[BasePlugin[Any]]:
+        return plugins(*(getattr(arguments, name) for name in own))
+
+    def describe(arguments: Arguments) -> dict[str, Any]:
+        made(arguments)  # refuses what is out of range
+        return config(arguments).to_dict() | {name: getattr(arguments, name) for name in own}
+
+    def model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
+        return SDLoRAModel(backbone, config(arguments))
+
+    def strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
+        return _sdlora_strategy(model, arguments, plugins=made(arguments), **settings)
+
+    return Method(label, model, strategy, parameter_metrics, describe, own, joint)
+
+
+def _unadapted(label: str, unfrozen: bool) -> Method:
+    """A method without adapters: the head alone, or the whole network."""
+
+    def model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
+        model = SDLoRAModel(backbone, SDLoRAConfig(targets=()))
+        model.backbone.requires_grad_(unfrozen)
+        return model
+
+    def describe(arguments: Arguments) -> dict[str, Any]:
+        return {"targets": []}
+
+    return Method(label, model, _sdlora_strategy, parameter_metrics, describe)
+
+
+def _plain() -> list[BasePlugin[Any]]:
+    return [LoRAPlugin()]
+
+
+def _ewc(weight: float) -> list[BasePlugin[Any]]:
+    # Avalanche's "separate" mode keeps two copies of the whole network for every experience.
+    return [LoRAPlugin(), EWCPlugin(weight, mode="online", decay_factor=1.0)]
+
+
 METHODS = {
-    "sdlora": Method("SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config),
+    "sdlora": Method(
+        "SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config, dict.fromkeys(_OF_SDLORA)
+    ),
+    "probe": _unadapted("linear probe", unfrozen=False),
+    "finetune": _unadapted("full fine-tuning", unfrozen=True),
+    "lora": _lora("sequential LoRA", _plain, directions="single"),
+    "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
+    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 100.0}, directions="single"),
+    "lwf": _lora("LwF on LoRA", lambda w: [LoRAPlugin(), LwFPlugin(w)], {"lwf_alpha": 1.0}, directions="single"),
+    "replay": _lora(
+        "replay on LoRA", lambda n: [LoRAPlugin(), ReplayPlugin(n)], {"replay_memory": 200}, directions="single"
+    ),
+    "olora": _lora("O-LoRA", lambda w: [OLoRAPlugin(w)], {"olora_lambda": 0.5}),
+    "nlora": _lora("N-LoRA", lambda w: [NLoRAPlugin(w)], {"nlora_lambda": 1e-5}),
+    "clora": _lora("CLoRA", lambda w: [CLoRAPlugin(w)], {"clora_lambda": 1.0}),
+    "inflora": _lora("InfLoRA", lambda t: [InfLoRAPlugin(t)], {"inflora_threshold": 0.95}),
 }
 """Every method by the name that ``--method`` takes."""

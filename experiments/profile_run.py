@@ -114,17 +114,17 @@ def profile(arguments: Arguments, *, experiences: int = 1, random_weights: bool 
 
         def baseline(features: Any, *args: Any, **kwargs: Any) -> Any:
             with clock.phase("baseline"):
-                return nearest_class_mean(clock.timed("forward", features), *args, **kwargs)
+                return frozen_baselines(clock.timed("forward", features), *args, **kwargs)
 
         def loader(*args: Any, **kwargs: Any) -> Any:
             return TimedLoader(data_loader(*args, **kwargs), clock)
 
-        nearest_class_mean, data_loader = baselines.nearest_class_mean, baselines.DataLoader
+        frozen_baselines, data_loader = baselines.frozen_baselines, baselines.DataLoader
         replaced: list[tuple[Any, str, Any]] = [
             (base, "trigger_plugins", trigger),
             (base_sgd, "trigger_plugins", trigger),
             (baselines, "DataLoader", loader),
-            (run, "nearest_class_mean", baseline),
+            (run, "frozen_baselines", baseline),
             (methods, "SDLoRAStrategy", _timed_strategy(clock)),
             (run, "make_benchmark", lambda *a, **k: _Beginning(make_benchmark(*a, **k), experiences)),
         ]

@@ -63,7 +63,7 @@ def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:
     for j in range(len(matrix)):
         table.add_column(str(j), justify="right")
     for i, row in enumerate(matrix.rows()):
-        table.add_row(str(i), *(f"{accuracy:.{decimals}f}" for accuracy in row))
+        table.add_row(str(i), *(f"{accuracy:.{decimals}f}" for accuracy in row or []))
     return table
 
 
@@ -112,7 +112,7 @@ def plot_accuracy_matrix(path: str | Path, matrix: AccuracyMatrix, title: str) -
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(matrix.values), cmap="viridis", vmin=0, vmax=100)
     for i, row in enumerate(matrix.rows()):
-        for j, accuracy in enumerate(row):
+        for j, accuracy in enumerate(row or []):
             # Viridis is dark up to about 60.
             colour = "white" if accuracy < 60 else "black"
             axes.text(j, i, f"{accuracy:.1f}", ha="center", va="center", color=colour, fontsize=9)

@@ -22,9 +22,9 @@ from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.metrics import AccuracyMatrix
 from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
-from experiments.baselines import nearest_class_mean
-from experiments.methods import METHODS
-from experiments.recipe import published
+from experiments.baselines import frozen_baselines
+from experiments.methods import METHODS, joined
+from experiments.recipe import published, recipe_of
 from experiments.report import environment, plot_accuracy_matrix, print_report, write_json
 
 
@@ -74,9 +74,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     baselines = _baselines(strategy, benchmark, arguments) if arguments.baselines else {}
     clock.lap("baseline")
 
-    rows: list[list[float]] = []
+    stream = joined(benchmark.train_stream) if method.joint else benchmark.train_stream
+    before = len(benchmark.test_stream) - len(stream)  # moments at which nothing is measured
+    rows: list[list[float] | None] = [None] * before
     reports: list[dict[str, Any]] = []
-    for i, experience in enumerate(benchmark.train_stream):
+    for i, experience in enumerate(stream, start=before):
         strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
         clock.lap("train")
         metrics = strategy.eval(benchmark.test_stream[: i + 1], num_workers=arguments.workers)
@@ -86,7 +88,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     board.writer.flush()
 
     matrix = AccuracyMatrix.from_rows(rows, [len(e.dataset) for e in benchmark.test_stream])
-    others = published(arguments.dataset, len(matrix))
+    same_backbone = arguments.backbone == recipe_of(arguments.dataset, "paper")["backbone"]
+    others = published(arguments.dataset, len(matrix)) if same_backbone else {}
     results = {
         "accuracy_matrix": matrix.rows(),
         "test_samples": matrix.samples.tolist(),
@@ -144,16 +147,14 @@ def _benchmark(arguments: Arguments, inputs: InputSpec) -> Any:
 def _baselines(strategy: Any, benchmark: Any, arguments: Arguments) -> dict[str, AccuracyMatrix]:
     """What needs no training, by name; it leaves the random numbers of the training as they are."""
     with torch.random.fork_rng():
-        return {
-            "nearest_class_mean": nearest_class_mean(
-                strategy.model.to(strategy.device).eval().features,
-                benchmark.train_stream,
-                benchmark.test_stream,
-                batch_size=128,
-                device=strategy.device,
-                num_workers=arguments.workers,
-            )
-        }
+        return frozen_baselines(
+            strategy.model.to(strategy.device).eval().features,
+            benchmark.train_stream,
+            benchmark.test_stream,
+            batch_size=128,
+            device=strategy.device,
+            num_workers=arguments.workers,
+        )
 
 
 def _reports(model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from avalanche_sdlora.files import replacing
 from experiments.comparison import COMPARED, MEASURES, Estimate, Row, collect, summarize
@@ -101,9 +102,11 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
             mean = np.array([e.mean for e in estimates if e])
             error = np.array([e.error or 0.0 for e in estimates if e])
             tasks = np.arange(1, len(mean) + 1)
-            style = {"color": "black", "linestyle": "-."} if row.kind == "baseline" else {}
+            style = {"color": "black"} if row.kind == "baseline" else {}
+            style |= {"marker": "*"} if np.isfinite(mean).sum() == 1 else {}  # a line of one point cannot be seen
             (line,) = axes.plot(tasks, mean, label=row.method, **style)
             axes.fill_between(tasks, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(stream)
         axes.set_xlabel("tasks learned")
         axes.set_ylabel("accuracy on all classes seen (%)")
