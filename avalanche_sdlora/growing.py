@@ -20,9 +20,10 @@ class GrowingModule(nn.Module):
     def replace(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
         """Puts ``value`` in place of the parameter or buffer ``name``; returns the old tensor and the new one."""
         old = getattr(self, name)
-        value = value.detach().to(old.device)
+        # Contiguous as after loading: products of the same numbers laid out otherwise may differ in the last bit.
+        value = value.detach().to(old.device).contiguous()
         if isinstance(old, nn.Parameter):
-            value = nn.Parameter(value.contiguous(), requires_grad=old.requires_grad)
+            value = nn.Parameter(value, requires_grad=old.requires_grad)
         setattr(self, name, value)
         return old, value
 

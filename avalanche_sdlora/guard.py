@@ -18,12 +18,15 @@ class FiniteLossGuard:
     Args:
         parameters: What trains now.
         experience: Its name, for the message.
+        good: The last good state, if it is not the present one.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], experience: str) -> None:
+    def __init__(self, parameters: Iterable[Tensor], experience: str, good: list[Tensor] | None = None) -> None:
         self.parameters = list(parameters)
         self.experience = experience
         self.good = self.candidate = self._copy()
+        if good is not None:
+            self.good = [g.to(p.device) for g, p in zip(good, self.parameters, strict=True)]
         self.first_bad = torch.full((), -1, dtype=torch.long, device=self.parameters[0].device)
 
     @torch.no_grad()

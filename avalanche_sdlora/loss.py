@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.head import MASKED
 
 
-class CurrentClassesLoss(nn.Module):
+class CurrentClassesLoss(GrowingModule):
     """Applies ``criterion`` to the logits of the current classes in training, and unchanged in evaluation.
 
     The other logits get the value -1000 and therefore no gradient (cross-entropy over the current classes, as in the
@@ -21,6 +23,8 @@ class CurrentClassesLoss(nn.Module):
     Args:
         criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``.
     """
+
+    GROWING: ClassVar = {"current": (0,), "seen": (0,)}
 
     current: Tensor
     seen: Tensor

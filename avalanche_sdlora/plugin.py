@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from torch import Tensor
 
 from avalanche_sdlora import stream
 from avalanche_sdlora.config import SDLoRAConfig
@@ -50,6 +51,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self.config = config
         self.autocast = autocast
         self.reset_optimizer_state = reset_optimizer_state
+        #: Set while a run is resumed inside an experience, which then must not begin a second time.
+        self.resuming = False
         self._checked = False
         self._guard: FiniteLossGuard | None = None
 
@@ -82,6 +85,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
+        if self.resuming:
+            return
         model, experience = strategy.model, strategy.experience
         if not self._checked:
             stream.check_classes(experience)
@@ -110,6 +115,21 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             finally:
                 strategy.model.train(training)
         self._checked = True
+
+    # -- resuming a run --------------------------------------------------------------------------------------------
+
+    def last_good(self) -> list[Tensor]:
+        """Inside an experience, the values that training would return to if the loss were not finite; else nothing."""
+        return [] if self._guard is None else self._guard.good
+
+    def take_over(self, strategy: Any, good: list[Tensor]) -> None:
+        """Fills the optimizer after the model's state was loaded, at a moment when :meth:`last_good` gave ``good``."""
+        if not int(strategy.model.experiences):
+            return  # the optimizer still holds what it was made with
+        groups = strategy.model.trainable_groups()
+        fill_optimizer(strategy.optimizer, groups)
+        parameters = [p for group in groups.values() for p in group]
+        self._guard = FiniteLossGuard(parameters, stream.name(strategy.experience), good) if good else None
 
     # -- iterations ------------------------------------------------------------------------------------------------
 
