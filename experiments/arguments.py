@@ -211,12 +211,20 @@ def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collecti
     for name in settings:
         if name not in known:
             raise ValueError(f"{where}: unknown setting {name!r}{hint(name, known)}")
+    if _accepted(settings):
+        return
     for name, value in settings.items():
-        try:
-            _types().parse_object({name: value})
-        except argparse.ArgumentError as error:
+        if not _accepted({name: value}):
             expected = Arguments.__annotations__[name].removesuffix(" | None")
-            raise ValueError(f"{where}: {name}={value!r}: expected {expected}") from error
+            raise ValueError(f"{where}: {name}={value!r}: expected {expected}")
+
+
+def _accepted(settings: Mapping[str, Any]) -> bool:
+    try:
+        _types().parse_object(dict(settings))
+    except argparse.ArgumentError:
+        return False
+    return True
 
 
 @functools.cache
