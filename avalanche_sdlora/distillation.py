@@ -1,68 +1,95 @@
-"""Learning without Forgetting on a head that grows: Avalanche's loss, with a teacher that it can read."""
+"""Learning without Forgetting on a head that grows."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from avalanche.core import SupervisedPlugin
-from avalanche.training.regularization import LearningWithoutForgetting
-from torch import Tensor, nn
+from torch import Tensor
 
 from avalanche_sdlora import stream
+from avalanche_sdlora.learned import learned_state, load_learned
+from avalanche_sdlora.model import SDLoRAModel
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Divergence of softened probabilities, ``KL(softmax(taught / T) || softmax(logits / T))``, mean over samples.
+
+    The cross-entropy of Li and Hoiem ("Learning without Forgetting", TPAMI 2018, eq. 2) up to a constant. There is no
+    factor ``T^2``, as in Avalanche.
+
+    Args:
+        logits: ``(n, classes)``.
+        taught: ``(n, classes)``, those of the teacher.
+        temperature: ``T``.
+    """
+    target = torch.softmax(taught / temperature, dim=1)
+    return F.kl_div(torch.log_softmax(logits / temperature, dim=1), target, reduction="batchmean")
 
 
 class LwFPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Learning without Forgetting (Li and Hoiem, TPAMI 2018) beside :class:`avalanche_sdlora.SDLoRAPlugin`.
 
     The model as it was after the last experience teaches the present one its softened probabilities over the classes
-    that it knew. The loss is Avalanche's. Its own ``LwFPlugin`` cannot be used: it asks models that know of task labels
-    for the logits of every task, and streams for task labels that newer ones do not have.
+    that it knew. Avalanche's own ``LwFPlugin`` computes the same loss but cannot be used: it asks a model that knows of
+    task labels for the logits of every task, and a stream for task labels that newer streams do not have.
 
     The teacher shares the frozen backbone with the model.
 
     Args:
-        alpha: Weight of the distillation, or one for each experience; the first is never used.
+        alpha: Weight of the distillation.
         temperature: Of the softmax; 2 in the paper.
 
     Raises:
-        ValueError: ``temperature`` is not above 0.
+        ValueError: An argument is out of range.
     """
 
-    def __init__(self, alpha: float | list[float] = 1.0, temperature: float = 2.0) -> None:
+    def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()
-        if not temperature > 0:
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"alpha={alpha!r}: expected a number of at least 0")
+        if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature!r}: expected a number above 0")
-        self.lwf = LearningWithoutForgetting(alpha, temperature)
+        self.alpha = alpha
+        self.temperature = temperature
+        #: What the teacher has learned, and the classes that it knows.
+        self.learned: dict[str, Tensor] = {}
+        self.classes: list[int] = []
+        self._teacher: Callable[[Tensor], Tensor] | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Refuses a stream whose task labels select the classes: the teacher speaks of all that it knows.
+        """Makes the teacher.
 
         Raises:
-            ValueError: It has other task labels than 0.
+            ValueError: Task labels select the classes: the teacher speaks of all that it knows.
         """
         labels = set(stream.classes_by_task(strategy.experience))
         if labels != {0} and strategy.model.config.use_task_labels:
             raise ValueError(f"task labels {sorted(labels)} with LwFPlugin: set SDLoRAConfig(use_task_labels=False)")
+        if self.learned:
+            teacher = _copy(strategy.model)
+            load_learned(teacher, self.learned)
+            self._teacher = teacher.eval().forward
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the distillation to the loss."""
-        strategy.loss = strategy.loss + self.lwf(strategy.mb_x, strategy.mb_output, strategy.model)
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = self._teacher(strategy.mb_x)[:, self.classes]
+            logits = strategy.mb_output[:, self.classes]
+            strategy.loss = strategy.loss + self.alpha * distillation_loss(logits, taught, self.temperature)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Keeps the model as the next experience's teacher, and what it knows."""
-        frozen = {id(p): p for p in strategy.model.parameters() if not p.requires_grad}
-        self.lwf.prev_model = _Teacher(copy.deepcopy(strategy.model, frozen))
-        self.lwf.prev_classes_by_task[0].update(strategy.model.head.classes())
-        self.lwf.expcount += 1
+        """Keeps what the next experience's teacher knows."""
+        self.learned = {name: t.detach().clone() for name, t in learned_state(strategy.model).items()}
+        self.classes = strategy.model.head.classes()
 
 
-class _Teacher(nn.Module):
-    """A model of which Avalanche asks for nothing but logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False).eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+def _copy(model: SDLoRAModel) -> SDLoRAModel:
+    """A copy that shares the frozen backbone."""
+    own = learned_state(model)
+    return copy.deepcopy(model, {id(p): p for name, p in model.named_parameters() if name not in own})

@@ -70,4 +70,4 @@ def random_subspace(size: int, dimensions: int, seed: int) -> Tensor:
         ``(size, dimensions)``, float32, on the CPU.
     """
     numbers = torch.randn(size, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(numbers).Q.float()
+    return torch.linalg.qr(numbers).Q.float().contiguous()  # products round by layout, and a file keeps none

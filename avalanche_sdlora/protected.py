@@ -61,4 +61,4 @@ def extend(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
     held = total - energy.sum() + torch.cat([energy.new_zeros(1), energy.cumsum(0)])  # after 0, 1, ... more columns
     more = min(int((held < threshold * total).sum()), len(C) - M.shape[1])
     new = torch.linalg.qr(U[:, :more] - M @ (M.T @ U[:, :more])).Q  # outside even after rounding
-    return torch.cat([M, new], dim=1)
+    return torch.cat([M, new], dim=1).contiguous()  # products round by layout, and a file keeps none

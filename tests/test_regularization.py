@@ -1,4 +1,4 @@
-"""Avalanche's EWC and Replay, and its LwF loss, beside SD-LoRA's plugin on one adapter for all tasks."""
+"""Avalanche's EWC and Replay, and LwF, beside SD-LoRA's plugin on one adapter for all tasks."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ from avalanche.benchmarks import class_incremental_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
+from avalanche.training.regularization import LearningWithoutForgetting
 
-from avalanche_sdlora.distillation import LwFPlugin
+from avalanche_sdlora.distillation import LwFPlugin, distillation_loss
 from avalanche_sdlora.lora import LoRAPlugin
 from tests.common import MLP, Points, Watch, points_stream, snapshot, strategy_for
 
@@ -97,15 +98,19 @@ def test_the_teacher_is_the_model_of_the_last_experience_and_shares_its_backbone
     x = torch.randn(3, 8)
     said = strategy.model(x).detach()
     strategy.train(stream[1])
-    first, second = said, lwf.lwf.prev_model
-    assert torch.equal(second(x), strategy.model(x))
-    strategy.model.head.bias.data += 1
-    assert not torch.equal(second(x), strategy.model(x))
-    assert not torch.equal(second(x)[:, :2], first[:, :2])
-    ours, theirs = (dict(m.named_parameters()) for m in (strategy.model, second.model))
+    assert torch.equal(lwf._teacher(x)[:, :2], said[:, :2])
+    assert not torch.equal(strategy.model(x)[:, :2], said[:, :2])
+    ours, theirs = (dict(m.named_parameters()) for m in (strategy.model, lwf._teacher.__self__))
     assert theirs["backbone.0.base.weight"] is ours["backbone.0.base.weight"]
     assert theirs["backbone.0.projections.0.A"] is not ours["backbone.0.projections.0.A"]
-    assert lwf.lwf.prev_classes_by_task == {0: {0, 1, 2, 3}}
+    assert lwf.classes == [0, 1, 2, 3]
+
+
+def test_the_distillation_is_avalanches():
+    logits, taught = torch.randn(5, 4), torch.randn(5, 4)
+    expected = LearningWithoutForgetting(temperature=3.0)._distillation_loss(logits, taught, range(4))
+    torch.testing.assert_close(distillation_loss(logits, taught, 3.0), expected)
+    assert distillation_loss(taught, taught, 3.0).abs() < 1e-6
 
 
 def test_the_head_learns_the_tasks_against_each_other_only_with_replay():
@@ -133,5 +138,6 @@ def test_lwf_refuses_task_labels_that_select_classes():
     benchmark = points_stream(task_labels=True)
     with pytest.raises(ValueError, match=r"use_task_labels=False"):
         sequential(LwFPlugin()).train(benchmark.train_stream[1])
-    with pytest.raises(ValueError, match="temperature=0"):
-        LwFPlugin(temperature=0)
+    for settings, message in (({"temperature": 0}, "temperature=0"), ({"alpha": -1.0}, "alpha=-1.0")):
+        with pytest.raises(ValueError, match=message):
+            LwFPlugin(**settings)
