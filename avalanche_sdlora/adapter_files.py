@@ -77,8 +77,8 @@ def save_adapters(
         "notes": dict(notes or {}),
     }
     tensors = {
-        # Matrices make the size; scales and magnitudes keep their precision.
-        name: t.to(dtype) if t.is_floating_point() and t.dim() == 2 and not name.startswith("magnitudes.") else t
+        # Matrices make the size; scales, magnitudes and the float64 of a closed-form head keep their precision.
+        name: t.to(dtype) if t.dtype == torch.float32 and t.dim() == 2 and not name.startswith("magnitudes.") else t
         for name, t in learned_state(model).items()
     }
     write_tensors(path, _KIND, _VERSION, tensors, about)

@@ -49,6 +49,13 @@ class SDLoRAConfig:
         kd_fold: What is added to the coefficients of the frozen directions then. ``"contribution"``: what
             reproduces the learned update, so that the function changes by no more than the residual.
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
+        head: What predicts. ``"linear"``: the head that is trained (the paper). Others train the same and predict with
+            a head solved in closed form from statistics of the features, gathered in one pass after each experience,
+            without samples: ``"ncm"`` (nearest class mean), ``"lda"``, ``"ridge"``, or ``"random_ridge"`` (ridge after
+            a random expansion, RanPAC); see :class:`avalanche_sdlora.closed_form.ClosedFormHead`.
+        drift: ``"linear"``: carry the statistics of earlier experiences through a map estimated on the present one's
+            images, for one more pass before it. ``"none"``: they stay as gathered.
+        expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
 
@@ -70,6 +77,9 @@ class SDLoRAConfig:
     rank_budget: int | None = None
     kd_tolerance: float | None = None
     kd_fold: Literal["contribution", "coefficients"] = "contribution"
+    head: Literal["linear", "ncm", "lda", "ridge", "random_ridge"] = "linear"
+    drift: Literal["none", "linear"] = "none"
+    expansion: int = 2000
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
@@ -92,6 +102,12 @@ class SDLoRAConfig:
 
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
+        if self.head == "linear" and self.drift != "none":
+            raise ValueError(
+                f"drift={self.drift!r} with head='linear': a trained head has no statistics to carry along"
+            )
+        if type(self.expansion) is not int or self.expansion < 1:
+            raise ValueError(f"expansion={self.expansion!r}: expected an integer of at least 1")
         self._check_reduction()
 
     def _check_reduction(self) -> None:
@@ -171,4 +187,6 @@ _CHOICES = {
     "magnitudes": ("per_projection", "shared"),
     "directions": ("every", "first", "single"),
     "kd_fold": ("contribution", "coefficients"),
+    "head": ("linear", "ncm", "lda", "ridge", "random_ridge"),
+    "drift": ("none", "linear"),
 }

@@ -31,13 +31,14 @@ def merge(model: SDLoRAModel) -> nn.Module:
 
     Returns:
         For a timm model the same architecture, with a classifier of the learned classes; for other modules an
-        ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``. In evaluation mode. Logits are those of
+        ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``, as for every model with a random
+        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. In evaluation mode. Logits are those of
         ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
         ValueError: The same class label means several classes, so the logits depend on task labels.
     """
-    weight, bias = _classifier(model)
+    expansion, weight, bias = _classifier(model)
     backbone = copy.deepcopy(model.backbone)
     adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
     for name, adapter in adapters.items():
@@ -49,7 +50,7 @@ def merge(model: SDLoRAModel) -> nn.Module:
         if base.bias is not None:
             linear.bias.copy_(base.bias)
         backbone.set_submodule(name, linear)
-    return _with_head(backbone, weight, bias).requires_grad_(True).eval()
+    return _with_head(backbone, expansion, weight, bias).requires_grad_(True).eval()
 
 
 @torch.no_grad()
@@ -121,24 +122,28 @@ def _stacked(adapter: SDLoRALinear) -> tuple[Tensor, Tensor]:
     return A, B
 
 
-def _classifier(model: SDLoRAModel) -> tuple[Tensor, Tensor]:
-    """Weight ``(classes, d)`` and bias ``(classes,)`` by class label, those never seen at -1000."""
+def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tensor]:
+    """Expansion of the features, if any; weight ``(classes, d)`` and bias ``(classes,)`` by class label.
+
+    Classes never seen have weight 0 and bias -1000.
+    """
     try:
         rows = model.head._rows(None)[0]  # (classes,)
     except ValueError as error:
         raise ValueError(f"model: a plain network takes no task labels, but {error}") from error
     if not len(model.head.weight):
         raise ValueError("model: has seen no classes yet; expected one that began to learn")
-    unseen = rows < 0
-    rows = rows.clamp(min=0)
-    return (
-        model.head.weight[rows].masked_fill(unseen[:, None], 0.0),
-        model.head.bias[rows].masked_fill(unseen, MASKED),
-    )
+    expansion, weight, bias = None, model.head.weight.detach(), model.head.bias.detach()
+    if model.closed_form is not None and model.closed_form.ready:
+        expansion = model.closed_form.expansion()
+        weight, bias = (t.to(weight) for t in (model.closed_form.weight, model.closed_form.bias))
+    unseen = (rows < 0) | (rows >= len(weight))
+    rows = rows.masked_fill(unseen, 0)
+    return expansion, weight[rows].masked_fill(unseen[:, None], 0.0), bias[rows].masked_fill(unseen, MASKED)
 
 
-def _with_head(backbone: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
-    if callable(getattr(backbone, "reset_classifier", None)):  # timm
+def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Tensor, bias: Tensor) -> nn.Module:
+    if expansion is None and callable(getattr(backbone, "reset_classifier", None)):  # timm
         backbone.reset_classifier(len(weight))  # type: ignore[operator]
         found = backbone.get_classifier()  # type: ignore[operator]
         # A distilled model has two and averages their logits, as it averaged the features that the head learned from.
@@ -153,4 +158,5 @@ def _with_head(backbone: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
     head = nn.Linear(weight.shape[1], len(weight), device=weight.device)
     head.weight.copy_(weight)
     head.bias.copy_(bias)
-    return nn.Sequential(OrderedDict(backbone=backbone, head=head))
+    classifier = head if expansion is None else nn.Sequential(*expansion, head)
+    return nn.Sequential(OrderedDict(backbone=backbone, head=classifier))

@@ -108,12 +108,26 @@ class GrowingHead(GrowingModule):
         Raises:
             ValueError: No task labels, though the same class label means several classes.
         """
+        scores = F.linear(features, self.weight, self.bias) if len(self.weight) else features[:, :0]
+        return self.lay_out(scores, task_labels)
+
+    def lay_out(self, scores: Tensor, task_labels: Tensor | None = None) -> Tensor:
+        """Logits ``(n, classes)`` by class label, as :meth:`forward`, from the scores ``(n, rows)`` of some classifier.
+
+        Rows that came after the classifier was made are missing from ``scores`` and do not compete. Where a score is
+        below -1000, those that do not compete have one less than the smallest.
+        """
         rows = self._rows(task_labels)  # (n or 1, classes)
-        if not len(self.weight):
-            return features.new_full((len(features), rows.shape[1]), MASKED)
-        logits = F.linear(features, self.weight, self.bias)  # (n, rows)
-        logits = logits.gather(1, rows.clamp(min=0).expand(len(features), -1))  # (n, classes)
-        return logits.masked_fill(rows < 0, MASKED)
+        rows = rows.masked_fill(rows >= scores.shape[1], -1)
+        if not scores.shape[1]:
+            return scores.new_full((len(scores), rows.shape[1]), MASKED)
+        logits = scores.gather(1, rows.clamp(min=0).expand(len(scores), -1))  # (n, classes)
+        lowest = (scores.detach().amin(1, keepdim=True) - 1).clamp(max=MASKED)
+        return torch.where(rows < 0, lowest, logits)
+
+    def rows_of(self, targets: Tensor, task_labels: Tensor | None = None) -> Tensor:
+        """The row ``(n,)`` of each sample's class, from class and task labels ``(n,)`` that have been seen."""
+        return self._rows(task_labels).expand(len(targets), -1).gather(1, targets[:, None])[:, 0]
 
     def _rows(self, task_labels: Tensor | None) -> Tensor:
         """The row of every class for each sample, ``(n, classes)``, or ``(1, classes)`` where all are alike."""

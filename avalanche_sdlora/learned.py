@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from avalanche_sdlora.adapter import SDLoRALinear
+from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.head import GrowingHead
@@ -94,5 +95,7 @@ def check_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
                 merged_weight(torch.zeros(part.stop, part.A.shape[1]), [part.update(alpha[:, 0])])
             elif isinstance(part, GrowingHead):
                 part(torch.zeros(1, part.in_features), part.task_labels[:1] if part.multi_head else None)
+            elif isinstance(part, ClosedFormHead):
+                part(torch.zeros(1, part.before.shape[1]))
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"the tensors of {name!r} do not fit together: {error}") from error

@@ -12,6 +12,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
+from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.features import remove_classifier
 from avalanche_sdlora.functional import merged_weight
@@ -54,6 +55,11 @@ class SDLoRAModel(MultiTaskModule):
         shared = self.config.magnitudes == "shared"
         self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(device)
         self.head = GrowingHead(features).to(device)
+        #: The head that predicts once an experience has been learned; None where that is the linear one.
+        self.closed_form: ClosedFormHead | None = None
+        if self.config.head != "linear":
+            kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
+            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(device)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         #: What the reduction of rank did to each projection after the last experience.
         self.reductions: list[Reduction] = []
@@ -203,8 +209,17 @@ class SDLoRAModel(MultiTaskModule):
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def forward(self, x: Tensor, task_labels: Tensor | None = None) -> Tensor:
-        """Logits ``(n, classes)`` by class label; classes not seen, or not of the sample's task, have -1000."""
-        return self.head(self.features(x), task_labels if self.config.use_task_labels else None)
+        """Logits ``(n, classes)`` by class label; classes not seen, or not of the sample's task, have -1000.
+
+        They are the linear head's in training. In evaluation mode they are those of the head that the config names,
+        from the end of the first experience; the classes of an experience that is being learned do not compete before
+        its end.
+        """
+        features = self.features(x)
+        labels = task_labels if self.config.use_task_labels else None
+        if self.training or self.closed_form is None or not self.closed_form.ready:
+            return self.head(features, labels)
+        return self.head.lay_out(self.closed_form(features), labels)
 
     def adaptation(self, experience: Any) -> None:
         """Called by Avalanche before training and evaluation alike; only widens the logits, changing no parameter.

@@ -14,6 +14,7 @@ from avalanche_sdlora.guard import FiniteLossGuard
 from avalanche_sdlora.loss import CurrentClassesLoss
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.optim import check_groups, fill_optimizer
+from avalanche_sdlora.passes import feature_batches
 
 
 class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
@@ -94,6 +95,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         classes = stream.classes_by_task(experience)
         if not len(model.head.weight):
             model.head.multi_head = model.config.use_task_labels and stream.labels_restart(experience)
+        head = model.closed_form
+        if head is not None and head.follows:  # before the boundary, which may change the function
+            head.remember(x for x, *_ in feature_batches(model, strategy, kwargs.get("num_workers", 0)))
         replaced = model.begin_experience(classes)
         groups = model.trainable_groups()
         fill_optimizer(strategy.optimizer, groups, replaced, self.reset_optimizer_state)
@@ -150,7 +154,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._guard.check(strategy.clock.train_exp_epochs)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Reduces the rank of what was learned; the optimizer follows what has changed."""
+        """Reduces the rank of what was learned; the optimizer follows; a closed-form head is solved."""
         if self._guard is not None:  # looks once more, should the last epoch have been stopped early
             self._guard.check(strategy.clock.train_exp_epochs)
             self._guard = None
@@ -158,6 +162,11 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             fill_optimizer(
                 strategy.optimizer, strategy.model.trainable_groups(), reset_state=self.reset_optimizer_state
             )
+        model = strategy.model
+        if model.closed_form is not None:
+            batches = feature_batches(model, strategy, kwargs.get("num_workers", 0))
+            rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
+            model.closed_form.learn(rows, len(model.head.weight))
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

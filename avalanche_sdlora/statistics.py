@@ -54,15 +54,28 @@ class FeatureStatistics(GrowingModule):
         x, y = x.to(self.second), y.to(self.labels)
         if not torch.isfinite(x).all():
             raise ValueError("x: a feature is NaN or infinite; nothing has been added")
-        new = torch.tensor([c for c in y.unique().tolist() if c not in set(self.labels.tolist())], dtype=torch.long)
+        rows = self._rows(y)
+        self.counts.index_add_(0, rows, torch.ones_like(x[:, 0]))
+        self.sums.index_add_(0, rows, x)
+        self.second += x.T @ x
+
+    @torch.no_grad()
+    def add(self, other: FeatureStatistics) -> None:
+        """Adds the statistics of another part of the stream."""
+        rows = self._rows(other.labels)
+        self.counts.index_add_(0, rows, other.counts)
+        self.sums.index_add_(0, rows, other.sums)
+        self.second += other.second
+
+    def _rows(self, labels: Tensor) -> Tensor:
+        """The row of each label ``(n,)``; a label not seen before gets one."""
+        known = set(self.labels.tolist())
+        new = torch.tensor([c for c in labels.unique().tolist() if c not in known], dtype=torch.long)
         if len(new):
             self.replace("labels", torch.cat([self.labels, new.to(self.labels)]))
             self.replace("counts", torch.cat([self.counts, self.counts.new_zeros(len(new))]))
             self.replace("sums", torch.cat([self.sums, self.sums.new_zeros(len(new), len(self.second))]))
-        rows = (y[:, None] == self.labels).to(torch.uint8).argmax(1)  # (n,)
-        self.counts.index_add_(0, rows, torch.ones_like(x[:, 0]))
-        self.sums.index_add_(0, rows, x)
-        self.second += x.T @ x
+        return (labels[:, None] == self.labels).to(torch.uint8).argmax(1)
 
     @property
     def means(self) -> Tensor:

@@ -113,6 +113,7 @@ KINDS = {
     "momentum, scheduler": {"scheduler": True},
     "momentum kept": {"reset_optimizer_state": False, "config": SDLoRAConfig.reference(rank=2, targets="*")},
     "ranks reduced": {"config": EVERYTHING},
+    "head that follows the features": {"config": SDLoRAConfig(rank=2, targets="*", head="ridge", drift="linear")},
     "periodic evaluation": {"eval_every": 1},
     "loader processes": {"workers": 1, "length": 2},
 }

@@ -1,0 +1,51 @@
+"""A fixed random expansion of the features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class RandomExpansion(nn.Module):
+    """``relu(x P)`` with a fixed standard normal ``P (d, M)``, as in RanPAC (McDonnell et al., NeurIPS 2023).
+
+    The state is the seed alone: numpy keeps ``RandomState``'s numbers the same in all its versions, so that the same
+    seed gives the same matrix everywhere. No global generator is drawn from.
+
+    Args:
+        features: ``d``.
+        units: ``M``.
+        seed: Draws the matrix.
+    """
+
+    seed: Tensor
+    weight: Tensor
+
+    def __init__(self, features: int, units: int, seed: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("weight", torch.empty(units, features), persistent=False)
+        self._draw()
+
+    def _draw(self) -> None:
+        units, features = self.weight.shape
+        numbers = np.random.RandomState(int(self.seed)).standard_normal((features, units))
+        self.weight.copy_(torch.from_numpy(numbers).T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, d)`` to ``(n, M)``."""
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype)).relu()
+
+    def plain(self) -> nn.Sequential:
+        """The same function as layers of torch."""
+        linear = nn.Linear(self.weight.shape[1], len(self.weight), bias=False, device=self.weight.device)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+        return nn.Sequential(linear, nn.ReLU())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._draw()
