@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[ca
         if self.learned:
             teacher = _copy(strategy.model)
             load_learned(teacher, self.learned)
-            self._teacher = teacher.eval().forward
+            self._teacher = partial(_logits, teacher.eval())
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Adds the distillation to the loss."""
@@ -87,6 +88,11 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[ca
         """Keeps what the next experience's teacher knows."""
         self.learned = {name: t.detach().clone() for name, t in learned_state(strategy.model).items()}
         self.classes = strategy.model.head.classes()
+
+
+def _logits(model: SDLoRAModel, x: Tensor) -> Tensor:
+    """Those of the head that is trained, also where another one predicts."""
+    return model.head(model.features(x))
 
 
 def _copy(model: SDLoRAModel) -> SDLoRAModel:

@@ -44,6 +44,8 @@ class Method:
         describe: From the arguments, the method's settings for ``results.json``.
         own: Arguments that no other method has, with their defaults.
         joint: Learns all experiences at once.
+        resumable: Everything it keeps can be saved with a checkpoint.
+        frozen: Leaves the backbone as it is, so that what it learns makes an adapters file.
     """
 
     label: str
@@ -53,6 +55,8 @@ class Method:
     describe: Callable[[Arguments], dict[str, Any]] = lambda arguments: {}
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     joint: bool = False
+    resumable: bool = True
+    frozen: bool = True
 
 
 def joined(stream: Sequence[Any]) -> Sequence[Any]:
@@ -119,6 +123,11 @@ def _sdlora_metrics() -> list[PluginMetric[Any]]:
 # -- everything else, on the same adapter, head, loss and loop ---------------------------------------------------------
 
 
+def _plain_config(arguments: Arguments, **fixed: Any) -> SDLoRAConfig:
+    """The settings that are no part of SD-LoRA's own idea, whatever the recipe's preset is."""
+    return dataclasses.replace(dataclasses.replace(arguments, preset="default").sdlora_config(), **fixed)
+
+
 def _lora(
     label: str,
     plugins: Callable[..., list[BasePlugin[Any]]],
@@ -126,13 +135,13 @@ def _lora(
     *,
     directions: Literal["every", "single"] = "every",
     joint: bool = False,
+    resumable: bool = True,
 ) -> Method:
     """A method that adds up plain low-rank directions; ``plugins`` makes what it is from the values of its ``own``."""
     own = own or {}
 
     def config(arguments: Arguments) -> SDLoRAConfig:
-        plain = dataclasses.replace(arguments, preset="default").sdlora_config()  # whatever the recipe's preset
-        return dataclasses.replace(plain, directions=directions)
+        return _plain_config(arguments, directions=directions)
 
     def made(arguments: Arguments) -> list[BasePlugin[Any]]:
         return plugins(*(getattr(arguments, name) for name in own))
@@ -147,21 +156,21 @@ def _lora(
     def strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
         return _sdlora_strategy(model, arguments, plugins=made(arguments), **settings)
 
-    return Method(label, model, strategy, parameter_metrics, describe, own, joint)
+    return Method(label, model, strategy, parameter_metrics, describe, own, joint, resumable)
 
 
 def _unadapted(label: str, unfrozen: bool) -> Method:
     """A method without adapters: the head alone, or the whole network."""
 
     def model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
-        model = SDLoRAModel(backbone, SDLoRAConfig(targets=()))
+        model = SDLoRAModel(backbone, _plain_config(arguments, targets=()))
         model.backbone.requires_grad_(unfrozen)
         return model
 
     def describe(arguments: Arguments) -> dict[str, Any]:
-        return {"targets": []}
+        return _plain_config(arguments, targets=()).to_dict()
 
-    return Method(label, model, _sdlora_strategy, parameter_metrics, describe)
+    return Method(label, model, _sdlora_strategy, parameter_metrics, describe, frozen=not unfrozen)
 
 
 def _plain() -> list[BasePlugin[Any]]:
@@ -181,10 +190,14 @@ METHODS = {
     "finetune": _unadapted("full fine-tuning", unfrozen=True),
     "lora": _lora("sequential LoRA", _plain, directions="single"),
     "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
-    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 100.0}, directions="single"),
+    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 100.0}, directions="single", resumable=False),
     "lwf": _lora("LwF on LoRA", lambda w: [LoRAPlugin(), LwFPlugin(w)], {"lwf_alpha": 1.0}, directions="single"),
     "replay": _lora(
-        "replay on LoRA", lambda n: [LoRAPlugin(), ReplayPlugin(n)], {"replay_memory": 200}, directions="single"
+        "replay on LoRA",
+        lambda n: [LoRAPlugin(), ReplayPlugin(n)],
+        {"replay_memory": 200},
+        directions="single",
+        resumable=False,
     ),
     "olora": _lora("O-LoRA", lambda w: [OLoRAPlugin(w)], {"olora_lambda": 0.5}),
     "nlora": _lora("N-LoRA", lambda w: [NLoRAPlugin(w)], {"nlora_lambda": 1e-5}),

@@ -100,7 +100,7 @@ def test_the_teacher_is_the_model_of_the_last_experience_and_shares_its_backbone
     strategy.train(stream[1])
     assert torch.equal(lwf._teacher(x)[:, :2], said[:, :2])
     assert not torch.equal(strategy.model(x)[:, :2], said[:, :2])
-    ours, theirs = (dict(m.named_parameters()) for m in (strategy.model, lwf._teacher.__self__))
+    ours, theirs = (dict(m.named_parameters()) for m in (strategy.model, lwf._teacher.args[0]))
     assert theirs["backbone.0.base.weight"] is ours["backbone.0.base.weight"]
     assert theirs["backbone.0.projections.0.A"] is not ours["backbone.0.projections.0.A"]
     assert lwf.classes == [0, 1, 2, 3]
