@@ -10,27 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avalanche_sdlora.discriminant import fit_ncm
 from avalanche_sdlora.metrics import AccuracyMatrix
 from avalanche_sdlora.ridge import fit_ridge
 from avalanche_sdlora.statistics import FeatureStatistics
 
-
-def nearest_class_mean(statistics: FeatureStatistics) -> tuple[Tensor, Tensor]:
-    """Weight ``(classes, d)`` and bias of the classifier by the largest cosine with a class mean.
-
-    SimpleCIL: Zhou et al., "Revisiting Class-Incremental Learning with Pre-Trained Models", IJCV 2024.
-    """
-    return F.normalize(statistics.means, dim=1), statistics.counts.new_zeros(len(statistics.counts))
-
-
-def ridge(statistics: FeatureStatistics) -> tuple[Tensor, Tensor]:
-    """Weight ``(classes, d)`` and bias of ridge regression on class indicators; see ``fit_ridge``."""
-    return fit_ridge(statistics)[:2]
-
-
-CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Tensor, Tensor]]] = {
-    "nearest_class_mean": nearest_class_mean,
-    "ridge": ridge,
+#: By name, what makes a linear classifier from statistics: its weight ``(classes, d)`` and bias ``(classes,)`` first.
+CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
+    "nearest_class_mean": fit_ncm,
+    "ridge": fit_ridge,
 }
 
 
@@ -74,7 +62,7 @@ def frozen_baselines(
             statistics.update(x, y)
             tests.append(extract(test))
             for name, classifier in CLASSIFIERS.items():
-                weight, bias = classifier(statistics)
+                weight, bias, *_ = classifier(statistics)
                 hits = [(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).double().mean() for x, y in tests]
                 rows[name].append([100 * float(hit) for hit in hits])
     samples = [len(y) for _, y in tests]

@@ -9,9 +9,8 @@ import torch
 
 from avalanche_sdlora.learned import learned_state
 from avalanche_sdlora.metrics import AccuracyMatrix
-from avalanche_sdlora.statistics import FeatureStatistics
 from experiments.arguments import Arguments
-from experiments.baselines import frozen_baselines, nearest_class_mean
+from experiments.baselines import frozen_baselines
 from experiments.cells import plan, read_grid
 from experiments.comparison import remember_order
 from experiments.methods import METHODS, joined
@@ -129,12 +128,8 @@ def test_closed_form_baselines_know_only_what_came_before():
     data = [(features(x[None])[0], y) for e in benchmark.train_stream for x, y, *_ in e.dataset]
     x = torch.nn.functional.normalize(torch.stack([f for f, _ in data]), dim=1)
     y = torch.tensor([int(label) for _, label in data])
-    statistics = FeatureStatistics(5)
-    statistics.update(x, y)
-    weight, _ = nearest_class_mean(statistics)
-    means = torch.stack([torch.nn.functional.normalize(x[y == c].mean(0), dim=0) for c in statistics.labels])
-    torch.testing.assert_close(weight, means)
-    hits = (statistics.labels[(x @ means.T).argmax(1)] == y).double()
+    means = torch.stack([torch.nn.functional.normalize(x[y == c].mean(0), dim=0) for c in range(4)])
+    hits = ((x @ means.T).argmax(1) == y).double()
     assert found["nearest_class_mean"].average_accuracy() == pytest.approx(100 * float(hits.mean()))
     for matrix in found.values():
         assert [len(row) for row in matrix.rows()] == [1, 2]
