@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avalanche.benchmarks import CLExperience, CLScenario, CLStream
-from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
 from avalanche.distributed import DistributedHelper
 from torch import Tensor
 
-from avalanche_sdlora.eventfiles import event_sizes, rewind_events, writers_of
-from avalanche_sdlora.learned import check_learned, fingerprint, learned_state, load_learned
-from avalanche_sdlora.plainstate import Putter, Taker
-from avalanche_sdlora.plugin import SDLoRAPlugin
-from avalanche_sdlora.randomness import random_state, set_random_state
+from avalanche_sdlora.runstate import RunState
 from avalanche_sdlora.tensorfile import read_tensors, write_tensors
 
 logger = logging.getLogger("avalanche_sdlora")
 
 _KIND, _VERSION = "sdlora-checkpoint", 1
-_FOREIGN = (AvalancheDataset, CLExperience, CLStream, CLScenario)
 
 
 class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
@@ -54,6 +47,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     Attributes:
         notes: Anything of the script's own, as JSON can say it; it is saved, and here again when the run continues.
+        before_saving: Called before each checkpoint, to bring the notes up to date.
         found: Whether there was a checkpoint to continue from.
 
     Raises:
@@ -67,9 +61,10 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: expected a part of the time, above 0 and at most 1")
         self.path = Path(folder, "checkpoint.safetensors")
-        self.about = dict(about or {})
+        self.about = _as_json(about or {})
         self.share = share
         self.notes: dict[str, Any] = {}
+        self.before_saving: Callable[[], None] = lambda: None
         self._tensors: dict[str, Tensor] = {}
         self._saved: dict[str, Any] = {}
         for unfinished in self.path.parent.glob(f".{self.path.name}.*.tmp"):
@@ -81,8 +76,6 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.found = bool(self._saved)
         self._experience = 0  # experiences whose loop body is complete
         self._epochs: int | None = None  # the strategy's own number of epochs, while it is told a smaller one
-        self._known: set[str] | None = None
-        self._lost: set[str] = set()
         self._begun, self._spent, self._last = time.monotonic(), 0.0, 0.0
 
     def resume(self, strategy: Any, stream: Iterable[Any]) -> Iterator[Any]:
@@ -99,18 +92,18 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         experiences = list(stream)
         self._attach(strategy, len(experiences))
         if self._saved:
-            self._load(strategy)
+            self._state.put(self._saved["state"], self._tensors)
             self._experience = self._saved["experience"]
             if self._saved["inside"]:
-                _sdlora(strategy).resuming = True
+                self._state.plugin.resuming = True
                 strategy.evaluator.active = False  # what train() does before the first epoch has been logged already
             logger.info("continuing from %s", self.path)
         else:
-            self._save(strategy, inside=False)
+            self._save(inside=False)
         for experience in experiences[self._experience :]:
             yield experience
             self._experience += 1
-            self._save_in_time(strategy, inside=False)
+            self._save_in_time(inside=False)
 
     def remove(self) -> None:
         """Deletes the checkpoint of a run that is complete."""
@@ -124,10 +117,9 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             raise ValueError(
                 "persistent_workers=True: the random state of loader processes cannot be saved; leave it out"
             )
-        plugin = _sdlora(strategy)
-        if plugin.resuming:
-            self._load(strategy)
-            plugin.resuming = False
+        if self._state.plugin.resuming:
+            self._state.put(self._saved["state"], self._tensors)
+            self._state.plugin.resuming = False
             self._epochs = strategy.train_epochs
             strategy.train_epochs -= strategy.clock.train_exp_epochs
 
@@ -137,7 +129,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """A checkpoint, unless they take too much time."""
-        self._save_in_time(strategy, inside=True)
+        self._save_in_time(inside=True)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """The number of epochs, should none have been left."""
@@ -150,85 +142,40 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     # -- saving --------------------------------------------------------------------------------------------------------
 
     def _attach(self, strategy: Any, experiences: int) -> None:
-        _sdlora(strategy).before_training(strategy)  # the model is an SDLoRAModel from here on
         if self not in strategy.plugins:
             strategy.plugins.append(self)
-        self._made_with = {
-            "experiences": experiences,
-            "config": strategy.model.config.to_dict(),
-            "backbone": fingerprint(strategy.model),
-            "plugins": [type(plugin).__name__ for plugin in strategy.plugins],
-            "metrics": [str(metric) for metric in strategy.evaluator.metrics],
-        }
+        self._state = RunState(strategy, self)
+        self._made_with = _as_json({"experiences": experiences, **self._state.made_with()})
         if self._saved:
             _compare(self.path, self._saved["made_with"], self._made_with)
-            check_learned(strategy.model, _part(self._tensors, "model."))
-        taker = self._taker(strategy)
-        self._take_plugins(strategy, taker)
-        self._known = taker.objects
+            self._state.check(self._tensors)
 
-    def _save_in_time(self, strategy: Any, inside: bool) -> None:
+    def _save_in_time(self, inside: bool) -> None:
         if self._spent + self._last <= self.share * (time.monotonic() - self._begun):
-            self._save(strategy, inside)
+            self._save(inside)
 
-    def _save(self, strategy: Any, inside: bool) -> None:
+    def _save(self, inside: bool) -> None:
         if not DistributedHelper.is_main_process:
             return
         begun = time.monotonic()
-        taker, plugin = self._taker(strategy), _sdlora(strategy)
+        self.before_saving()
+        state, tensors = self._state.take()
         saved = {
             "about": self.about,
             "made_with": self._made_with,
             "experience": self._experience,
             "inside": inside,
-            "stop": strategy._stop_training,
             "notes": self.notes,
-            "optimizer": taker.take(strategy.optimizer.state_dict(), "optimizer"),
-            "good": taker.take(plugin.last_good(), "good"),
-            "plugins": self._take_plugins(strategy, taker),
-            "random": taker.take(random_state(), "random"),
-            "events": [event_sizes(writer) for writer in writers_of(strategy.evaluator.loggers)],
+            "state": state,
         }
-        tensors = {f"plain.{name}": t for name, t in taker.tensors.items()}
-        tensors |= {f"model.{name}": t for name, t in learned_state(strategy.model).items()}
-        tensors |= {f"criterion.{name}": t for name, t in strategy._criterion.state_dict().items()}
         write_tensors(self.path, _KIND, _VERSION, tensors, saved)
         self._last = time.monotonic() - begun
         self._spent += self._last
 
-    def _taker(self, strategy: Any) -> Taker:
-        own = (strategy, strategy.model, strategy.optimizer, strategy._criterion, _sdlora(strategy), self)
-        return Taker((*own, *strategy.evaluator.loggers), _FOREIGN, self._known)
 
-    def _take_plugins(self, strategy: Any, taker: Taker) -> list[Any]:
-        trees = [taker.take(p, f"{type(p).__name__}") for p in strategy.plugins]
-        for path, kind in taker.problems.items():
-            if not path.startswith("EvaluationPlugin"):
-                raise ValueError(
-                    f"{path}, {kind}: such state of a plugin cannot be saved, so the run could not be resumed; train "
-                    "without this plugin, or without a Checkpoint"
-                )
-            place = re.sub(r"(\[\d+\])+$", "", path)  # a picture or a thread in a metric changes no weight
-            if place not in self._lost:
-                logger.warning("%s (%s) is not saved: after a resume it begins anew", place, kind)
-                self._lost.add(place)
-        return trees
-
-    # -- loading -------------------------------------------------------------------------------------------------------
-
-    def _load(self, strategy: Any) -> None:
-        saved, putter, plugin = self._saved, Putter(_part(self._tensors, "plain.")), _sdlora(strategy)
-        load_learned(strategy.model, _part(self._tensors, "model."))
-        strategy._criterion.load_state_dict(_part(self._tensors, "criterion."))
-        strategy._criterion.to(strategy.device)
-        plugin.take_over(strategy, putter.put(None, saved["good"], "good"))
-        strategy.optimizer.load_state_dict(putter.put(None, saved["optimizer"], "optimizer"))
-        for live, tree in zip(strategy.plugins, saved["plugins"], strict=True):
-            putter.put(live, tree, type(live).__name__)
-        strategy._stop_training = saved["stop"]
-        for writer, sizes in zip(writers_of(strategy.evaluator.loggers), saved["events"], strict=True):
-            rewind_events(writer, sizes)
-        set_random_state(putter.put(None, saved["random"], "random"))
+def _as_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will be when it has been written and read."""
+    return json.loads(json.dumps(data))
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -239,14 +186,3 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
         raise ValueError(
             f"the checkpoint {str(path)!r} belongs to another run: {said}. Repeat it, or name a new folder"
         )
-
-
-def _sdlora(strategy: Any) -> SDLoRAPlugin:
-    for plugin in strategy.plugins:
-        if isinstance(plugin, SDLoRAPlugin):
-            return plugin
-    raise ValueError(f"strategy: {type(strategy).__name__} has no SDLoRAPlugin; only what that trains can be resumed")
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

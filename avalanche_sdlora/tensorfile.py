@@ -17,6 +17,8 @@ from torch import Tensor
 
 from avalanche_sdlora.files import replacing
 
+_HEAD = "sdlora"
+
 
 def write_tensors(
     path: str | os.PathLike[str], kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
@@ -36,9 +38,10 @@ def write_tensors(
     """
     # A copy, since safetensors refuses tensors that share memory.
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    text = json.dumps(about, sort_keys=True)
-    header = {"kind": kind, "version": str(version), "about": text, "sha256": _digest(kind, version, text, tensors)}
-    data = safetensors.torch.save(tensors, header)
+    head = json.loads(json.dumps({"kind": kind, "version": version, "about": about}))  # as it will be read
+    head["sha256"] = _digest(head, tensors)
+    # One entry, since safetensors would write several in any order: equal content makes equal files.
+    data = safetensors.torch.save(tensors, {_HEAD: json.dumps(head, sort_keys=True)})
     with replacing(path) as temporary, open(temporary, "xb") as file:
         file.write(data)
 
@@ -62,20 +65,20 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
     try:
         tensors = safetensors.torch.load(data)
         # The library gives no access to the header of a file in memory; it has checked it just now.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        head = dict(json.loads(header.get("__metadata__", {}).get(_HEAD, "{}")))
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is damaged, or no safetensors file: {error}") from error
-    if header.get("kind") != kind:
-        raise ValueError(f"{str(path)!r} is not a file of {kind}; it says it is {header.get('kind', 'nothing')!r}")
-    found = header.get("version", "")
-    if found.isdecimal() and int(found) > version:
+    if head.get("kind") != kind:
+        raise ValueError(f"{str(path)!r} is not a file of {kind}; it says it is {head.get('kind', 'nothing')!r}")
+    found = head.get("version")
+    if isinstance(found, int) and found > version:
         raise ValueError(
             f"{str(path)!r} has version {found} of the format; this package reads versions up to {version}. Update it"
         )
-    about = header.get("about", "")
-    if not found.isdecimal() or header.get("sha256") != _digest(kind, int(found), about, tensors):
+    if head.pop("sha256", None) != _digest(head, tensors) or "about" not in head:
         raise ValueError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
-    return tensors, json.loads(about)
+    return tensors, head["about"]
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
@@ -88,9 +91,9 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
     return digest
 
 
-def _digest(kind: str, version: int, about: str, tensors: Mapping[str, Tensor]) -> str:
+def _digest(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hash_tensors(tensors)
-    digest.update(json.dumps([kind, version, about]).encode())
+    digest.update(json.dumps(head, sort_keys=True).encode())
     return digest.hexdigest()
 
 

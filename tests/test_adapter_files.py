@@ -49,6 +49,13 @@ def test_the_same_model_comes_back(saved):
     assert info.backbone == "Sequential"
 
 
+def test_equal_content_makes_equal_files(saved, tmp_path):
+    for name in "ab":
+        save_adapters(saved[0], tmp_path / name, notes={10: "a", 9: "b"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_adapters(tmp_path / "a").notes == {"10": "a", "9": "b"}
+
+
 def test_a_later_stage_gives_way_to_the_file_and_goes_on(saved):
     model, path = saved
     other = adapted_mlp(experiences=5).eval()
