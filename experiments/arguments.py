@@ -155,7 +155,7 @@ class Arguments:
         kind = dataset.partition(":")[0]
         recipe = recipe_of(dataset, self.recipe)
         check_settings(recipe, f"recipe {self.recipe!r} of {kind}")
-        recipe["weights"] = _local_weights(self.backbone or recipe["backbone"])
+        recipe["weights"] = local_weights(self.backbone or recipe["backbone"])
         recipe["output"] = str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"))
         filled = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -234,7 +234,7 @@ def _types() -> ArgumentParser:
     return parser
 
 
-def _local_weights(backbone: str) -> str | None:
+def local_weights(backbone: str) -> str | None:
     """The file of ``backbone``'s weights in the folder SDLORA_DATA, if there is one."""
     folder = os.environ.get("SDLORA_DATA")
     files = sorted(Path(folder).glob(f"{backbone}*.safetensors")) if folder else []

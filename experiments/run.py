@@ -18,18 +18,22 @@ from avalanche.training.plugins import EvaluationPlugin
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from avalanche_sdlora import Checkpoint, save_adapters
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.metrics import AccuracyMatrix
 from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.methods import METHODS, joined
+from experiments.predict import serving_notes
 from experiments.recipe import published, recipe_of
 from experiments.report import environment, plot_accuracy_matrix, print_report, write_json
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """One whole run; writes its files into ``arguments.output``.
+
+    A run that was killed continues from the last checkpoint in that folder.
 
     Returns:
         What ``results.json`` holds: the accuracies and their summary, also the baseline's and the published ones, the
@@ -40,13 +44,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
         RuntimeError: Weights or images cannot be had.
         FloatingPointError: The loss became NaN or infinite.
     """
-    clock = _Stopwatch()
+    begun = time.perf_counter()
     arguments = arguments.resolved()
     method = METHODS[arguments.method]
     settings = method.describe(arguments)
     output = Path(str(arguments.output))
     if (output / "results.json").exists():
         raise ValueError(f"output={arguments.output!r} holds the results of another run; name a new folder")
+    # The notes are what this function gathers; they are saved with every checkpoint.
+    checkpoint = Checkpoint(output, {**dataclasses.asdict(arguments), "output": None})
+    notes = checkpoint.notes
+    clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     check_folder(arguments.dataset, arguments.data)  # before any weights are fetched
     RNGManager.set_random_seeds(arguments.seed)
     # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
@@ -71,17 +79,21 @@ def run(arguments: Arguments) -> dict[str, Any]:
         ),
     )
     clock.lap("prepare")
-    baselines = _baselines(strategy, benchmark, arguments) if arguments.baselines else {}
+    if "baselines" not in notes:
+        found = _baselines(strategy, benchmark, arguments) if arguments.baselines else {}
+        notes["baselines"] = {name: [matrix.rows(), matrix.samples.tolist()] for name, matrix in found.items()}
+    baselines = {name: AccuracyMatrix.from_rows(*found) for name, found in notes["baselines"].items()}
     clock.lap("baseline")
 
     stream = joined(benchmark.train_stream) if method.joint else benchmark.train_stream
     before = len(benchmark.test_stream) - len(stream)  # moments at which nothing is measured
-    rows: list[list[float] | None] = [None] * before
-    reports: list[dict[str, Any]] = []
-    for i, experience in enumerate(stream, start=before):
+    rows: list[list[float] | None] = notes.setdefault("rows", [None] * before)
+    reports: list[dict[str, Any]] = notes.setdefault("reports", [])
+    checkpoint.before_saving = lambda: clock.lap("train")
+    for experience in checkpoint.resume(strategy, stream) if method.resumable else stream:
         strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
         clock.lap("train")
-        metrics = strategy.eval(benchmark.test_stream[: i + 1], num_workers=arguments.workers)
+        metrics = strategy.eval(benchmark.test_stream[: len(rows) + 1], num_workers=arguments.workers)
         rows.append(_accuracies(metrics))
         reports.append(_reports(strategy.model))
         clock.lap("evaluate")
@@ -117,9 +129,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
         | {f"published: {name}": summary for name, summary in others.items()},
         parameters=results.get("parameters", [None])[-1],
     )
-    write_json(output / "results.json", results)
     plot_accuracy_matrix(output / "accuracy_matrix.png", matrix, f"{method.label} on {arguments.dataset}")
-    print(f"results.json, accuracy_matrix.png and TensorBoard events are in {output}")
+    if method.frozen:
+        save_adapters(
+            strategy.model,
+            output / "adapters.safetensors",
+            class_names=benchmark.class_names,
+            notes=serving_notes(arguments, inputs),
+        )
+    write_json(output / "results.json", results)  # last: a folder that has it holds a finished run
+    checkpoint.remove()
+    print(f"results.json, accuracy_matrix.png, adapters and TensorBoard events are in {output}")
     return results
 
 
@@ -170,11 +190,11 @@ def _reports(model: Any) -> dict[str, Any]:
 
 
 class _Stopwatch:
-    """Wall-clock seconds by phase."""
+    """Wall-clock seconds by phase, added to those of ``seconds``, from the moment ``begun``."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"total": 0.0}
-        self._last = time.perf_counter()
+    def __init__(self, seconds: dict[str, float], begun: float) -> None:
+        self.seconds = seconds
+        self._last = begun
 
     def lap(self, phase: str) -> None:
         now = time.perf_counter()

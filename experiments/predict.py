@@ -1,0 +1,132 @@
+"""Classify images with an adapters file: ``python -m experiments.predict IMAGE... --adapters FILE``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from avalanche_sdlora import AdaptersInfo, SDLoRAModel, load_adapters, read_adapters
+from avalanche_sdlora.backbones import create_backbone
+from benchmarks import BENCHMARKS, InputSpec, eval_transform
+from benchmarks.decode import decode_rgb
+from experiments.arguments import Arguments, local_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What an image shows.
+
+    Attributes:
+        image: The file.
+        classes: The names of the most probable classes, the best first.
+        probabilities: Theirs, out of all classes seen.
+    """
+
+    image: str
+    classes: list[str]
+    probabilities: list[float]
+
+
+def serving_notes(arguments: Arguments, inputs: InputSpec) -> dict[str, Any]:
+    """What must travel with an adapters file so that images are prepared as they were for the test images of a run."""
+    return {
+        "image_size": arguments.image_size,
+        "inputs": dataclasses.asdict(inputs),
+        "crop": BENCHMARKS[arguments.dataset.partition(":")[0]].files,
+        "bfloat16": bool(arguments.bfloat16),
+    }
+
+
+def predict(
+    images: list[str], adapters: str, *, weights: str | None = None, top: int = 3, device: str = "auto"
+) -> list[Prediction]:
+    """Classifies images with what an adapters file has learned.
+
+    Args:
+        images: Files.
+        adapters: A file that a run left behind, or of ``save_adapters``.
+        weights: A local file with the backbone's weights. By default one that carries its name in the folder that
+            the environment variable SDLORA_DATA names, else timm's own.
+        top: Number of classes to name.
+        device: cpu, cuda, ..., or auto.
+
+    Raises:
+        ValueError: There are no images, one cannot be read, the adapters file is damaged or belongs to other weights,
+            or its classes depend on task labels.
+        FileNotFoundError: There is no such file.
+        RuntimeError: The weights cannot be had.
+    """
+    if not images:
+        raise ValueError("images: none given; expected at least one file")
+    if top < 1:
+        raise ValueError(f"top={top}: expected at least 1")
+    info = read_adapters(adapters)
+    # Looked at before the backbone is built, which may take long.
+    pictures = [Image.fromarray(decode_rgb(path)) for path in images]
+    model, inputs = _model(info, adapters, weights)
+    if model.head.multi_head:
+        raise ValueError(
+            f"adapters={adapters!r}: its class labels restart in every task, so an image's task must be known"
+        )
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    transform = eval_transform(inputs, crop=info.notes.get("crop", True))
+    seen = model.head.classes()
+    found = []
+    for path, picture in zip(images, pictures):
+        with torch.no_grad():
+            logits = model(transform(picture).unsqueeze(0).to(device))[0, seen]  # (classes seen,)
+        best = logits.double().softmax(0).topk(min(top, len(seen)))
+        names = [_name(info, seen[i]) for i in best.indices.tolist()]
+        found.append(Prediction(path, names, best.values.tolist()))
+    return found
+
+
+def _model(info: AdaptersInfo, adapters: str, weights: str | None) -> tuple[SDLoRAModel, InputSpec]:
+    size = info.notes.get("image_size") if info.notes else info.image_size and info.image_size[0]
+    backbone = create_backbone(info.backbone, weights=weights or local_weights(info.backbone), img_size=size)
+    inputs = InputSpec(**info.notes["inputs"]) if "inputs" in info.notes else InputSpec.of(backbone)
+    model = SDLoRAModel(backbone, info.config)
+    load_adapters(model, adapters)
+    if info.notes.get("bfloat16"):
+        model.autocast = torch.bfloat16
+    return model, inputs
+
+
+def _name(info: AdaptersInfo, label: int) -> str:
+    return f"class {label}" if info.class_names is None else info.class_names[label]
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description="Classify images with an adapters file.")
+    parser.add_argument("images", nargs="+", help="Image files.", metavar="IMAGE")
+    parser.add_argument("--adapters", required=True, help="The file that a run left behind.", metavar="FILE")
+    parser.add_argument("--weights", type=str | None, help="A local file with the backbone's weights.")
+    parser.add_argument("--top", type=int, default=3, help="Number of classes to name.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto.")
+    given = parser.parse_args()
+    try:
+        found = predict(given.images, given.adapters, weights=given.weights, top=given.top, device=given.device)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")
+    table = Table()
+    for column in ("image", "class", "probability"):
+        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
+    for one in found:
+        for i, (name, probability) in enumerate(zip(one.classes, one.probabilities)):
+            table.add_row(escape(one.image) if i == 0 else "", escape(name), f"{100 * probability:.1f} %")
+        table.add_section()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
