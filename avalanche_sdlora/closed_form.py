@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.discriminant import fit_lda, fit_ncm
-from avalanche_sdlora.drift import DriftMoments, transport
+from avalanche_sdlora.drift import DriftMoments, Frame
 from avalanche_sdlora.expansion import RandomExpansion
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.head import MASKED
@@ -35,14 +35,14 @@ class ClosedFormHead(GrowingModule):
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion) and ``C``
     classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the random matrix,
-    ``4 d M``, is drawn from a seed. With a drift map, ``8 (3 D^2 + 2 D + 1)`` bytes while it is estimated, and
-    ``4 n d`` for the features of the ``n`` images of the present experience, from its beginning to its end.
+    ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the ``n`` images of the
+    present experience alone ``4 n d`` from its beginning to its end, at which it is ``8 (n d + 2 d^2 + 2 d + 2)``.
 
     Args:
         features: Size ``d`` of a feature.
         kind: One of the four.
-        drift: ``"linear"``: statistics follow the features as those move, see :mod:`avalanche_sdlora.drift`; after an
-            expansion it is the expanded features that are followed. ``"none"``: they stay as gathered.
+        drift: ``"linear"``: features that move are followed, as :class:`avalanche_sdlora.drift.Frame` describes.
+            ``"none"``: statistics of all experiences are added up as if nothing moved.
         expansion: ``M``.
         seed: Draws the expansion.
     """
@@ -55,12 +55,13 @@ class ClosedFormHead(GrowingModule):
 
     def __init__(self, features: int, kind: str, drift: str = "none", expansion: int = 2000, seed: int = 0) -> None:
         super().__init__()
-        self.kind, self.drift = kind, drift
+        self.kind = kind
         self.expand = RandomExpansion(features, expansion, seed) if kind == "random_ridge" else nn.Identity()
         self.size = expansion if kind == "random_ridge" else features
         self.statistics = FeatureStatistics(self.size)  # of each row of the linear head, by its index
         self.register_buffer("weight", torch.empty(0, self.size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
+        self.frame = Frame(features) if drift == "linear" else None
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
 
     @property
@@ -71,7 +72,7 @@ class ClosedFormHead(GrowingModule):
     @property
     def follows(self) -> bool:
         """Whether features are wanted from before an experience."""
-        return self.drift != "none" and len(self.statistics.labels) > 0
+        return self.frame is not None and len(self.statistics.labels) > 0
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Tensor]) -> None:
@@ -90,19 +91,21 @@ class ClosedFormHead(GrowingModule):
         Raises:
             ValueError: The images are not as many as were remembered, or a feature is not finite.
         """
+        before = self.before
+        if len(before):
+            # All features are needed twice: the frame must be known before the first is added to the statistics.
+            batches = [(x.float(), y) for x, y in batches]
+            seen = sum(len(x) for x, _ in batches)
+            if len(before) != seen:
+                raise ValueError(f"batches: {seen} images, but {len(before)} were remembered before the experience")
+            if self.frame is not None and seen > 1:
+                moments = DriftMoments(before.shape[1]).to(before.device)
+                for (x, _), old in zip(batches, before.split([len(x) for x, _ in batches])):
+                    moments.update(old, x)
+                self.frame.follow(moments.fit())
         new = FeatureStatistics(self.size).to(self.weight.device)
-        moments = DriftMoments(self.size).to(self.weight.device)
-        seen, before = 0, self.before
         for x, y in batches:
-            h = self.expand(x)
-            new.update(h, y)
-            if len(before):
-                moments.update(self.expand(before[seen : seen + len(x)].to(x.dtype)), h)
-            seen += len(x)
-        if len(before) not in (0, seen):
-            raise ValueError(f"batches: {seen} images, but {len(before)} were remembered before the experience")
-        if len(before) > 1:
-            transport(self.statistics, moments.fit())
+            new.update(self._project(x), y)
         self.statistics.add(new)
         self.replace("before", before[:0])
         self._solve(rows)
@@ -113,12 +116,26 @@ class ClosedFormHead(GrowingModule):
         self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
         self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
 
-    def expansion(self) -> nn.Sequential | None:
-        """The expansion as plain layers, if there is one."""
-        return self.expand.plain() if isinstance(self.expand, RandomExpansion) else None
+    def _project(self, x: Tensor) -> Tensor:
+        """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
+        return self.expand(x if self.frame is None else self.frame(x))
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
         with torch.autocast(features.device.type, enabled=False):
-            h = self.expand(features)
+            h = self._project(features)
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
+
+    def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:
+        """The same function as layers of torch.
+
+        Returns:
+            The expansion ``(n, d)`` to ``(n, M)``, None where there is none; weight ``(rows, d or M)`` and bias
+            ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first.
+        """
+        A, c = (None, None) if self.frame is None else (self.frame.weight, self.frame.bias)
+        if isinstance(self.expand, RandomExpansion):
+            return self.expand.plain(A, c), self.weight, self.bias
+        if A is None or c is None:
+            return None, self.weight, self.bias
+        return None, self.weight @ A, self.bias + self.weight @ c

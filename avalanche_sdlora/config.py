@@ -53,8 +53,8 @@ class SDLoRAConfig:
             a head solved in closed form from statistics of the features, gathered in one pass after each experience,
             without samples: ``"ncm"`` (nearest class mean), ``"lda"``, ``"ridge"``, or ``"random_ridge"`` (ridge after
             a random expansion, RanPAC); see :class:`avalanche_sdlora.closed_form.ClosedFormHead`.
-        drift: ``"linear"``: carry the statistics of earlier experiences through a map estimated on the present one's
-            images, for one more pass before it. ``"none"``: they stay as gathered.
+        drift: ``"linear"``: a closed-form head follows the features as they move, by a map estimated on the present
+            experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.

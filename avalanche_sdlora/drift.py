@@ -1,4 +1,4 @@
-"""How features have moved while a task was learned, and old statistics moved along with them."""
+"""How features have moved while a task was learned, and the way back."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.ridge import solve_ridge
-from avalanche_sdlora.statistics import FeatureStatistics
 
 
 class DriftMap(NamedTuple):
-    """``x -> W x + b + e``: features before the task to those after it, with ``Cov(e) = R``."""
+    """``x -> W x + b``: features before the task to those after it."""
 
     weight: Tensor  # W (d, d)
     bias: Tensor  # b (d,)
-    residual: Tensor  # R (d, d)
     penalty: float
 
 
 class DriftMoments(nn.Module):
     """First and second moments of the same images' features before (``x``) and after (``z``) a task, in float64.
 
-    Sums over samples, as :class:`avalanche_sdlora.statistics.FeatureStatistics`: ``8 (3 d^2 + 2 d + 1)`` bytes.
+    Sums over samples, as :class:`avalanche_sdlora.statistics.FeatureStatistics`: ``8 (2 d^2 + 2 d + 2)`` bytes.
 
     Args:
         features: Size ``d`` of a feature.
@@ -32,12 +30,14 @@ class DriftMoments(nn.Module):
     n: Tensor
     sums: Tensor
     moments: Tensor
+    spread: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("n", torch.zeros((), dtype=torch.float64))
         self.register_buffer("sums", torch.zeros(2, features, dtype=torch.float64))  # of x and of v = z - x
-        self.register_buffer("moments", torch.zeros(3, features, features, dtype=torch.float64))  # xx, vx, vv
+        self.register_buffer("moments", torch.zeros(2, features, features, dtype=torch.float64))  # xx, vx
+        self.register_buffer("spread", torch.zeros((), dtype=torch.float64))  # ||v||^2
 
     @torch.no_grad()
     def update(self, before: Tensor, after: Tensor) -> None:
@@ -55,7 +55,8 @@ class DriftMoments(nn.Module):
         v = after.to(self.sums) - x  # its moments keep their digits where little has moved
         self.n += len(x)
         self.sums += torch.stack([x.sum(0), v.sum(0)])
-        self.moments += torch.stack([x.T @ x, v.T @ x, v.T @ v])
+        self.moments += torch.stack([x.T @ x, v.T @ x])
+        self.spread += v.square().sum()
 
     def fit(self) -> DriftMap:
         """The affine map by least squares, shrunk towards the identity.
@@ -73,31 +74,41 @@ class DriftMoments(nn.Module):
         mean_x, mean_v = self.sums / self.n
         xx = self.moments[0] - self.n * torch.outer(mean_x, mean_x)
         vx = self.moments[1] - self.n * torch.outer(mean_v, mean_x)
-        vv = self.moments[2] - self.n * torch.outer(mean_v, mean_v)
-        D, penalty, freedom = solve_ridge(xx, vx, vv.trace(), self.n)
-        left = vv - D @ vx.T - vx @ D.T + D @ xx @ D.T  # sum of e e^T
+        D, penalty, _ = solve_ridge(xx, vx, self.spread - self.n * mean_v.square().sum(), self.n)
         weight = torch.eye(len(D), dtype=D.dtype, device=D.device) + D
-        return DriftMap(weight, mean_v - D @ mean_x, (left + left.T) / (2 * freedom), penalty)
+        return DriftMap(weight, mean_v - D @ mean_x, penalty)
 
 
-@torch.no_grad()
-def transport(statistics: FeatureStatistics, drift: DriftMap) -> None:
-    """Carries statistics through a drift map, in place.
+class Frame(nn.Module):
+    """The coordinates that features had at first: ``x -> A x + c`` takes those of the present model back.
 
-    With ``z = W x + b + e``, where ``e`` has mean 0, covariance ``R`` and does not depend on ``x`` or its class, the
-    sums over ``n`` samples become, in expectation::
+    Sums over features that have moved to ``W x + b`` could be carried along, means to ``W m + b``, covariances to
+    ``W S W^T`` (SLDC does so). Sums over a nonlinear expansion could not. So what moves here is the frame,
+    ``A <- A W^-1`` and ``c <- c - A W^-1 b``: statistics gathered in it stay as they are, and features are brought to
+    them. For classifiers that do not depend on the coordinates the two ways are one. Neither makes good what moved
+    otherwise than by the map.
 
-        sum_c z     = W (sum_c x) + n_c b
-        sum z z^T   = W (sum x x^T) W^T + (W s) b^T + b (W s)^T + n b b^T + n R,   s = sum x
-
-    Counts stay as they are. ``n R`` is the spread that the map itself takes away: without it the transported features
-    would lie closer together than any features do. It is estimated on the images of the present task, and so right as
-    far as what the map cannot say of old classes is of the same size as for new ones.
+    Args:
+        features: Size ``d`` of a feature; the state takes ``8 (d^2 + d)`` bytes.
     """
-    W, b = drift.weight, drift.bias
-    n = statistics.counts.sum()
-    moved = W @ statistics.sums.sum(0)
-    shift = torch.outer(moved, b)
-    second = W @ statistics.second @ W.T + shift + shift.T + n * (torch.outer(b, b) + drift.residual)
-    statistics.replace("second", (second + second.T) / 2)
-    statistics.replace("sums", statistics.sums @ W.T + statistics.counts[:, None] * b)
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(features, dtype=torch.float64))  # A
+        self.register_buffer("bias", torch.zeros(features, dtype=torch.float64))  # c
+
+    @torch.no_grad()
+    def follow(self, drift: DriftMap) -> None:
+        """Lets features that have moved by ``drift`` have the coordinates that they had.
+
+        From a singular map there is no way back: what it has made one of many is put at the least of them.
+        """
+        self.weight.copy_(self.weight @ torch.linalg.pinv(drift.weight))
+        self.bias -= self.weight @ drift.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(n, d)`` of the present model in the first coordinates, ``(n, d)``."""
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

@@ -39,11 +39,14 @@ class RandomExpansion(nn.Module):
         """``(n, d)`` to ``(n, M)``."""
         return torch.nn.functional.linear(x, self.weight.to(x.dtype)).relu()
 
-    def plain(self) -> nn.Sequential:
-        """The same function as layers of torch."""
-        linear = nn.Linear(self.weight.shape[1], len(self.weight), bias=False, device=self.weight.device)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
+    @torch.no_grad()
+    def plain(self, A: Tensor | None = None, c: Tensor | None = None) -> nn.Sequential:
+        """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``."""
+        units, features = self.weight.shape
+        linear = nn.Linear(features, units, device=self.weight.device)
+        P = self.weight.double()
+        linear.weight.copy_(P if A is None else P @ A)
+        linear.bias.copy_(torch.zeros(units) if c is None else P @ c)
         return nn.Sequential(linear, nn.ReLU())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -135,8 +135,8 @@ def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tenso
         raise ValueError("model: has seen no classes yet; expected one that began to learn")
     expansion, weight, bias = None, model.head.weight.detach(), model.head.bias.detach()
     if model.closed_form is not None and model.closed_form.ready:
-        expansion = model.closed_form.expansion()
-        weight, bias = (t.to(weight) for t in (model.closed_form.weight, model.closed_form.bias))
+        expansion, *solved = model.closed_form.plain()
+        weight, bias = (t.to(weight) for t in solved)
     unseen = (rows < 0) | (rows >= len(weight))
     rows = rows.masked_fill(unseen, 0)
     return expansion, weight[rows].masked_fill(unseen[:, None], 0.0), bias[rows].masked_fill(unseen, MASKED)
