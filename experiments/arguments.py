@@ -63,6 +63,9 @@ class Arguments:
         kd_fold: "contribution" or "coefficients".
         directions: "every", "first" or "single".
         rescale_past: Whether the magnitudes of past directions train.
+        head: What predicts: "linear", as it was trained, or in closed form "ncm", "lda", "ridge" or "random_ridge".
+        drift: Whether a closed-form head follows features that move: "none" or "linear".
+        expansion: Units of "random_ridge".
         ewc_lambda: Weight of EWC's penalty.
         lwf_alpha: Weight of LwF's distillation.
         replay_memory: Images that replay keeps.
@@ -114,6 +117,9 @@ class Arguments:
     kd_fold: Literal["contribution", "coefficients"] | None = None
     directions: Literal["every", "first", "single"] | None = None
     rescale_past: bool | None = None
+    head: Literal["linear", "ncm", "lda", "ridge", "random_ridge"] | None = None
+    drift: Literal["none", "linear"] | None = None
+    expansion: int | None = None
     ewc_lambda: float | None = None
     lwf_alpha: float | None = None
     replay_memory: int | None = None
