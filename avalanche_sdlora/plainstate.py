@@ -113,7 +113,7 @@ class Taker:
             if len(value) > 16 and isinstance(value, list) and all(type(x) is kind for x in value):
                 try:
                     return {"packed": self._tensor(torch.tensor(value, dtype=dtype))}
-                except (RuntimeError, OverflowError):  # an integer of more than 64 bits
+                except (RuntimeError, ValueError, OverflowError):  # an integer of more than 64 bits
                     break
         items = [self.take(item, f"{path}[{i}]") for i, item in enumerate(value)]
         if type(value) is deque:

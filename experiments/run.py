@@ -20,6 +20,7 @@ from torch import nn
 
 from avalanche_sdlora import Checkpoint, save_adapters
 from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora.eventfiles import rewind_events
 from avalanche_sdlora.metrics import AccuracyMatrix
 from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
@@ -64,6 +65,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     benchmark = _benchmark(arguments, inputs)
     model = method.model(backbone, arguments)  # the last thing that may be refused
     board = TensorboardLogger(str(output / "tensorboard"))
+    if not checkpoint.found:
+        rewind_events(board.writer, {})  # of a run that was killed before there was anything to continue from
+    if method.resumable:
+        print(f"writing to {output}; should this run be killed, the same command with --output {output} continues it")
     strategy = method.strategy(
         model,
         arguments,

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
-from avalanche_sdlora import Checkpoint, SDLoRAConfig
+from avalanche_sdlora import Checkpoint, SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.logging_metrics import magnitude_metrics
 from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
 
@@ -56,7 +56,7 @@ class Noise(SupervisedPlugin):
         strategy.mbatch[0] = strategy.mbatch[0] + 0.1 * noise
 
 
-def strategy_in(folder, *, scheduler=False, plugins=(), config=MLP, **kwargs):
+def strategy_in(folder, *, scheduler=False, naive=False, plugins=(), config=MLP, **kwargs):
     model = mlp()
     evaluator = EvaluationPlugin(
         accuracy_metrics(minibatch=True, epoch=True, experience=True, stream=True),
@@ -68,6 +68,9 @@ def strategy_in(folder, *, scheduler=False, plugins=(), config=MLP, **kwargs):
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9) if scheduler else partial(Adam, lr=0.01)
     plugins = [Kill(), Noise(), *([LRSchedulerPlugin(StepLR(optimizer, 1, 0.5))] if scheduler else []), *plugins]
     settings = {"train_epochs": 2, "evaluator": evaluator, "plugins": plugins, **kwargs}
+    if naive:
+        settings["plugins"] = [SDLoRAPlugin(config), *plugins]
+        return Naive(model=model, optimizer=SGD(model.parameters(), lr=0.05), train_mb_size=10, **settings)
     return strategy_for(model, config, optimizer=optimizer, **settings)
 
 
@@ -115,6 +118,7 @@ KINDS = {
     "ranks reduced": {"config": EVERYTHING},
     "head that follows the features": {"config": SDLoRAConfig(rank=2, targets="*", head="ridge", drift="linear")},
     "periodic evaluation": {"eval_every": 1},
+    "plugin on Naive": {"naive": True},
     "loader processes": {"workers": 1, "length": 2},
 }
 
