@@ -107,7 +107,7 @@ class NLoRAPlugin(PenaltyPlugin):
         weight: ``lambda``. The sum grows with the layers' sizes, and so must it shrink.
     """
 
-    def __init__(self, weight: float = 1e-5) -> None:
+    def __init__(self, weight: float = 1e-4) -> None:
         super().__init__(weight)
 
     def penalty(self, projection: Projection, index: int) -> Tensor:

@@ -200,7 +200,7 @@ METHODS = {
         resumable=False,
     ),
     "olora": _lora("O-LoRA", lambda w: [OLoRAPlugin(w)], {"olora_lambda": 0.5}),
-    "nlora": _lora("N-LoRA", lambda w: [NLoRAPlugin(w)], {"nlora_lambda": 1e-5}),
+    "nlora": _lora("N-LoRA", lambda w: [NLoRAPlugin(w)], {"nlora_lambda": 1e-4}),
     "clora": _lora("CLoRA", lambda w: [CLoRAPlugin(w)], {"clora_lambda": 1.0}),
     "inflora": _lora("InfLoRA", lambda t: [InfLoRAPlugin(t)], {"inflora_threshold": 0.95}),
 }

@@ -9,6 +9,7 @@ from torch.optim import SGD
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.adapter import projections_of
+from avalanche_sdlora.distillation import LwFPlugin
 from avalanche_sdlora.inflora import InfLoRAPlugin
 from avalanche_sdlora.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
@@ -25,6 +26,7 @@ from tests.common import (
     tiny_vit,
     trainable,
 )
+from tests.test_checkpoint import KilledError, assert_same, script
 
 PLUGINS = [LoRAPlugin, OLoRAPlugin, NLoRAPlugin, CLoRAPlugin, InfLoRAPlugin]
 
@@ -193,6 +195,28 @@ def test_inflora_on_a_transformer_in_bfloat16():
     assert list(bases) == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
     for projection in projections_of(strategy.model):
         assert torch.allclose(projection.A.norm(dim=1), torch.tensor(3**-0.5))
+
+
+@pytest.mark.parametrize(
+    ("plugins", "directions"),
+    [
+        ([LoRAPlugin, LwFPlugin], "single"),
+        ([OLoRAPlugin], "every"),
+        ([InfLoRAPlugin], "every"),
+        ([CLoRAPlugin], "every"),
+    ],
+)
+@pytest.mark.parametrize("kill", [5, 20])
+def test_a_run_that_is_killed_continues_bit_for_bit(plugins, directions, kill, tmp_path):
+    settings = {"config": dataclasses.replace(MLP, directions=directions), "length": 2}
+
+    def go(folder, kill=-1):
+        return script(folder, kill, plugins=[plugin() for plugin in plugins], **settings)
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        go(tmp_path / "killed", kill)
+    assert_same(whole, go(tmp_path / "killed"), (tmp_path / "whole", tmp_path / "killed"))
 
 
 def test_a_plugin_gives_what_a_strategy_gives():
