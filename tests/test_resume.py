@@ -6,11 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from avalanche_sdlora import Checkpoint
 from experiments.arguments import Arguments
+from experiments.methods import METHODS, joined
 from experiments.run import run
+from tests.common import mlp, points_stream, snapshot
 from tests.killing import SETTINGS
+from tests.test_checkpoint import Kill, KilledError
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,35 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
         (name,) = changed
         with pytest.raises(ValueError, match=f"belongs to another run: {name} was"):
             run(Arguments("digits", output=str(tmp_path), **{**SETTINGS, "baselines": False, **changed}))
+
+
+def learn(name, folder, kill=-1):
+    """A method on two experiences of two epochs of four iterations."""
+    Kill.left = kill
+    torch.manual_seed(0)
+    arguments = Arguments("digits", method=name, targets="*", rank=2).resolved()
+    method, stream = METHODS[name], points_stream().train_stream
+    strategy = method.strategy(
+        method.model(mlp(), arguments), arguments, train_mb_size=10, train_epochs=2, evaluator=None
+    )
+    strategy.plugins.insert(1, Kill())
+    for experience in Checkpoint(folder, share=1).resume(strategy, joined(stream) if method.joint else stream[:2]):
+        strategy.train(experience, eval_streams=[])
+    return snapshot(strategy.model)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.resumable])
+def test_every_method_that_says_so_can_be_resumed(name, tmp_path):
+    whole = learn(name, tmp_path / "whole")
+    for kill in (6, 7):  # in the second epoch, and in the second experience where there is one
+        with pytest.raises(KilledError):
+            learn(name, tmp_path / "killed", kill)
+    after = learn(name, tmp_path / "killed")
+    assert all(torch.equal(t, after[key]) for key, t in whole.items())
+
+
+def test_a_method_whose_state_cannot_be_saved_says_so(tmp_path):
+    assert [name for name, method in METHODS.items() if not method.resumable] == ["ewc", "replay"]
+    for name in ("ewc", "replay"):
+        with pytest.raises(ValueError, match="cannot be saved, so the run could not be resumed"):
+            learn(name, tmp_path)
