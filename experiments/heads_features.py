@@ -1,0 +1,125 @@
+"""Trains SD-LoRA once and keeps the features of every moment, so that heads can be compared without training again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from avalanche.logging import InteractiveLogger
+from avalanche.training.determinism.rng_manager import RNGManager
+from avalanche.training.plugins import EvaluationPlugin
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from avalanche_sdlora import Checkpoint, SDLoRAModel
+from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora.files import replacing
+from experiments import run
+from experiments.arguments import Arguments
+from experiments.methods import METHODS
+from experiments.report import write_json
+
+
+class Moments:
+    """The features of a run's images, one file for every number of experiences learned.
+
+    Moment 0, before any training, has all images; moment ``t`` has the training images of the first ``t`` experiences
+    and of the next, and the test images of the first ``t`` with what the linear head makes of them.
+
+    Args:
+        folder: Where the files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("moment*.npz"))
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __call__(self, moment: int, name: str, experience: int) -> NDArray[Any]:
+        """``train`` or ``test`` features ``(n, d)``, ``train_labels`` or ``test_labels``, or ``predicted`` labels."""
+        if moment not in self._open:
+            self._open[moment] = np.load(self.files[moment], allow_pickle=False)
+        return self._open[moment][f"{name}{experience}"]
+
+
+def gather(arguments: Arguments) -> Moments:
+    """Trains, unless all of it has been done; a run that was killed continues.
+
+    Args:
+        arguments: Of a run with ``method="sdlora"`` and the linear head, resolved; ``output`` gets the files.
+
+    Raises:
+        ValueError: An argument cannot be used, or ``output`` belongs to a run with others.
+    """
+    output = Path(str(arguments.output))
+    config = arguments.sdlora_config()
+    if arguments.method != "sdlora" or config.head != "linear":
+        raise ValueError(
+            f"method={arguments.method!r}, head={config.head!r}: heads are compared on what SD-LoRA trains; leave both "
+            "out"
+        )
+    about = {**dataclasses.asdict(arguments), **dict.fromkeys(("output", "device", "workers", "baselines"))}
+    done = output / "trained.json"
+    if done.exists():
+        there = json.loads(done.read_text(encoding="utf-8"))
+        differing = sorted(name for name in about if there.get(name) != about[name])
+        if differing:
+            said = ", ".join(f"{name} {there.get(name)!r} there, {about[name]!r} asked" for name in differing)
+            raise ValueError(
+                f"output={arguments.output!r} holds the features of another run: {said}; name a new folder"
+            )
+        return Moments(output)
+    checkpoint = Checkpoint(output, about)
+    RNGManager.set_random_seeds(arguments.seed)
+    timm.layers.set_fused_attn(arguments.device != "cpu")
+    backbone = create_backbone(str(arguments.backbone), weights=arguments.weights, img_size=arguments.image_size)
+    benchmark = run._benchmark(arguments, run._inputs(backbone, arguments))
+    strategy = METHODS["sdlora"].strategy(
+        SDLoRAModel(backbone, config),
+        arguments,
+        train_mb_size=int(arguments.batch_size or 1),
+        train_epochs=int(arguments.epochs or 1),
+        eval_mb_size=128,
+        device=arguments.device,
+        evaluator=EvaluationPlugin(loggers=[InteractiveLogger()]),
+    )
+    if not checkpoint.found:
+        _save(output, 0, strategy, benchmark, arguments.workers)
+    for experience in checkpoint.resume(strategy, benchmark.train_stream):
+        strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
+        _save(output, int(strategy.model.experiences), strategy, benchmark, arguments.workers)
+    write_json(done, about)
+    checkpoint.remove()
+    return Moments(output)
+
+
+def _save(folder: Path, moment: int, strategy: Any, benchmark: Any, workers: int) -> None:
+    """Writes one moment, in one step."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for kind, stream in (("train", benchmark.train_stream), ("test", benchmark.test_stream)):
+        wanted = len(stream) if moment == 0 else moment + (kind == "train")
+        for i, experience in enumerate(stream[:wanted]):
+            arrays[f"{kind}{i}"], arrays[f"{kind}_labels{i}"], predicted = _features(strategy, experience, workers)
+            if kind == "test":
+                arrays[f"predicted{i}"] = predicted
+    with replacing(folder / f"moment{moment:03}.npz") as path, open(path, "xb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _features(strategy: Any, experience: Any, workers: int) -> tuple[NDArray[Any], ...]:
+    """Features, labels, and the labels that the model predicts; no random number of the training is drawn."""
+    model = strategy.model.to(strategy.device).eval()
+    parts = []
+    with torch.random.fork_rng(devices=[]):
+        for x, y, *_ in DataLoader(experience.dataset.eval(), batch_size=128, num_workers=workers):
+            features = model.features(x.to(strategy.device))
+            parts.append((features.cpu(), y, model.head(features).argmax(1).cpu()))
+    return tuple(torch.cat(column).numpy() for column in zip(*parts))

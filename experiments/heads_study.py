@@ -1,0 +1,149 @@
+"""Compare heads on the features of one training: ``python -m experiments.heads_study cifar100 --seeds 0 1 2``.
+
+Every seed trains once with the linear head and keeps the features of all images at every moment
+(:mod:`experiments.heads_features`). All heads are then solved from those, with and without following the features,
+beside two yardsticks: *frozen* features, and the *oracle*, statistics of all training images by the final model, which
+no learner of a stream can have. What is finished is not done again, so that a killed study goes on.
+
+Choose settings on training images only (``--validation 0.2``) and measure once on the test images with those chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from avalanche_sdlora.closed_form import ClosedFormHead
+from avalanche_sdlora.files import replacing
+from experiments.arguments import Arguments
+from experiments.comparison import Estimate
+from experiments.heads_features import Moments, gather
+from experiments.report import write_json
+
+KINDS = ("ncm", "lda", "ridge", "random_ridge")
+#: What the statistics are of: the features of the moment, the same followed as they move, and the two yardsticks.
+SOURCES = ("frozen", "none", "linear", "oracle")
+
+
+def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 2000) -> list[dict[str, Any]]:
+    """Trains and evaluates what is missing; writes ``heads.json`` for each seed and ``heads.md`` for all of them.
+
+    Args:
+        arguments: Of a run; ``output`` gets a folder for each seed.
+        seeds: Each gives the class order and every random number.
+        expansion: Units of the random expansion.
+
+    Returns:
+        The results of each seed: the accuracy ``acc`` in percent, mean over the experiences after the last, of the
+        linear head and by kind and source; what the head costs at the last experience; and ``recovered``.
+    """
+    arguments = arguments.resolved()
+    base = Path(str(arguments.output))
+    results = []
+    for seed in seeds:
+        moments = gather(dataclasses.replace(arguments, seed=seed, output=str(base / f"seed{seed}")))
+        path = base / f"seed{seed}" / f"heads-{expansion}.json"
+        if not path.exists():
+            write_json(path, evaluate(moments, expansion))
+        results.append(json.loads(path.read_text(encoding="utf-8")))
+    table = markdown(results)
+    with replacing(base / "heads.md") as file:
+        file.write_text(table, encoding="utf-8")
+    print(table)
+    return results
+
+
+def evaluate(moments: Moments, expansion: int) -> dict[str, Any]:
+    """All heads on the features of one run; see :func:`study`."""
+    last = len(moments) - 1
+    linear = [float(np.mean(moments(last, "predicted", k) == moments(last, "test_labels", k))) for k in range(last)]
+    results: dict[str, Any] = {"linear head": 100 * float(np.mean(linear))}
+    for kind in KINDS:
+        found: dict[str, Any] = {source: _accuracy(moments, kind, source, expansion) for source in SOURCES}
+        results[kind] = found
+    return results
+
+
+def _accuracy(moments: Moments, kind: str, source: str, expansion: int) -> dict[str, float]:
+    """Accuracy after the last experience, and the seconds and bytes of learning that experience."""
+    last = len(moments) - 1
+    labels = np.unique(np.concatenate([moments(0, "train_labels", k) for k in range(last)]))
+    head = ClosedFormHead(moments(0, "train", 0).shape[1], kind, "linear" if source == "linear" else "none", expansion)
+    seconds = 0.0
+    for k in range(last):
+        moment = {"frozen": 0, "oracle": last}.get(source, k + 1)
+        if head.follows:
+            head.remember(_batches(moments(k, "train", k)))
+        rows = np.searchsorted(labels, moments(0, "train_labels", k))
+        begun = time.perf_counter()
+        head.learn(list(zip(_batches(moments(moment, "train", k)), _batches(rows))), len(labels))
+        seconds = time.perf_counter() - begun
+    moment = 0 if source == "frozen" else last
+    hits = []
+    for k in range(last):
+        predicted = labels[head(torch.from_numpy(moments(moment, "test", k))).argmax(1).numpy()]
+        hits.append(float(np.mean(predicted == moments(0, "test_labels", k))))
+    size = sum(t.numel() * t.element_size() for t in head.state_dict().values())
+    return {"acc": 100 * float(np.mean(hits)), "seconds": seconds, "bytes": size}
+
+
+def _batches(array: Any) -> Sequence[Tensor]:
+    return torch.from_numpy(np.ascontiguousarray(array)).split(512)
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """The table of all seeds."""
+    lines = [
+        f"Acc in percent after the last experience, mean ± standard error of {len(results)} seeds. *Stale*: statistics",
+        "as gathered; *followed*: with drift='linear'; *oracle*: all training images by the final model. *Recovered*:",
+        "the share of what staleness costs that following wins back. *Seconds* to learn the last experience from its",
+        "features with drift='linear', without the passes over its images; *MB* of state.",
+        "",
+        "| head | frozen | stale | followed | oracle | recovered | seconds | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| linear, as trained | | {_text(r['linear head'] for r in results)} | | | | | |",
+    ]
+    for kind in KINDS:
+        acc = {source: [r[kind][source]["acc"] for r in results] for source in SOURCES}
+        lost = np.mean(acc["oracle"]) - np.mean(acc["none"])
+        won = np.mean(acc["linear"]) - np.mean(acc["none"])
+        cells = [kind, *(_text(acc[source]) for source in SOURCES)]
+        cells.append(f"{100 * won / lost:.0f} %" if lost >= 0.5 else "")  # a share of nearly nothing means nothing
+        cells.append(f"{np.mean([r[kind]['linear']['seconds'] for r in results]):.2f}")
+        cells.append(f"{results[0][kind]['linear']['bytes'] / 1e6:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _text(values: Iterable[float]) -> str:
+    estimate = Estimate.of(list(values))
+    return "" if estimate is None else estimate.text()
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        parser = ArgumentParser(description="Compare heads on the features of one training of SD-LoRA.")
+        skip = {"seed", "head", "drift", "expansion", "method", "baselines"}
+        parser.add_class_arguments(Arguments, as_group=False, as_positional=True, skip=skip)
+        parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Class orders and random numbers.")
+        parser.add_argument("--expansion", type=int, default=2000, help="Units of the random expansion.")
+        settings = parser.parse_args().as_dict()
+        seeds, expansion = settings.pop("seeds"), settings.pop("expansion")
+        study(Arguments(**settings), seeds, expansion)
+    except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
