@@ -44,13 +44,12 @@ class GrowingHead(GrowingModule):
         self._min_width = 0
 
     def get_extra_state(self) -> Tensor:
-        """``multi_head`` and the reserved width: plain attributes, so that reading them never waits for a device."""
-        return torch.tensor([int(self.multi_head), self._min_width])
+        """``multi_head``: a plain attribute otherwise, so that reading it never waits for a device."""
+        return torch.tensor(self.multi_head)
 
     def set_extra_state(self, state: Tensor) -> None:
         """The opposite of :meth:`get_extra_state`."""
-        multi_head, self._min_width = state.tolist()
-        self.multi_head = bool(multi_head)
+        self.multi_head = bool(state)
 
     @torch.no_grad()
     def grow(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
