@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # What ``benchmarks/`` and ``experiments/`` need beyond the library itself.
 EXPERIMENTS = [
@@ -21,7 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["avalanche_sdlora"],
+    packages=find_packages(include=["avalanche_sdlora*"]),
     package_data={"avalanche_sdlora": ["py.typed", "weights/*.safetensors"]},
     install_requires=[
         "avalanche-lib>=0.6",

@@ -1,16 +1,24 @@
 """SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198) for Avalanche: rehearsal-free class-incremental learning."""
 
-from avalanche_sdlora.adapter_files import AdaptersInfo, load_adapters, read_adapters, save_adapters
-from avalanche_sdlora.checkpoint import Checkpoint
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.export import export_peft, merge
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.persistence import (
+    AdaptersInfo,
+    Checkpoint,
+    export_peft,
+    load_adapters,
+    merge,
+    read_adapters,
+    save_adapters,
+)
 from avalanche_sdlora.plugin import SDLoRAPlugin
+from avalanche_sdlora.ranks import RankSchedule
 from avalanche_sdlora.strategy import SDLoRAStrategy
 
 __all__ = [
     "AdaptersInfo",
     "Checkpoint",
+    "RankSchedule",
     "SDLoRAConfig",
     "SDLoRAModel",
     "SDLoRAPlugin",

@@ -20,8 +20,8 @@ from torch import nn
 
 from avalanche_sdlora import Checkpoint, save_adapters
 from avalanche_sdlora.backbones import create_backbone
-from avalanche_sdlora.eventfiles import rewind_events
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.persistence.eventfiles import rewind_events
 from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines

@@ -217,9 +217,9 @@ def test_persistent_loader_processes_are_refused(tmp_path):
 
 def test_checkpoints_are_left_out_where_they_would_take_too_much_time(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("avalanche_sdlora.checkpoint.write_tensors", lambda *args: written.append(args))
+    monkeypatch.setattr("avalanche_sdlora.persistence.checkpoint.write_tensors", lambda *args: written.append(args))
     clock = iter(range(1000))
-    monkeypatch.setattr("avalanche_sdlora.checkpoint.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("avalanche_sdlora.persistence.checkpoint.time", SimpleNamespace(monotonic=lambda: next(clock)))
     checkpoint, strategy = Checkpoint(tmp_path, share=0.1), strategy_in(tmp_path, train_epochs=20)
     for experience in checkpoint.resume(strategy, points_stream().train_stream[:1]):
         strategy.train(experience, eval_streams=[])

@@ -9,9 +9,9 @@ from torch.optim import SGD
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.adapter import projections_of
-from avalanche_sdlora.distillation import LwFPlugin
-from avalanche_sdlora.inflora import InfLoRAPlugin
-from avalanche_sdlora.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
+from avalanche_sdlora.methods.distillation import LwFPlugin
+from avalanche_sdlora.methods.inflora import InfLoRAPlugin
+from avalanche_sdlora.methods.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from tests.common import (
     MLP,
     Watch,

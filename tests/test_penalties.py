@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from avalanche_sdlora.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
-from avalanche_sdlora.protected import extend, free_rows
+from avalanche_sdlora.methods.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
+from avalanche_sdlora.methods.protected import extend, free_rows
 
 
 def randn(*shape, seed=0):

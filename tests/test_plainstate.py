@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_sdlora.plainstate import Putter, Taker
+from avalanche_sdlora.persistence.plainstate import Putter, Taker
 
 KEYS = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.tuples(st.integers(), st.text(max_size=2))
 PLAIN = st.recursive(

@@ -10,8 +10,8 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from avalanche.training.regularization import LearningWithoutForgetting
 
-from avalanche_sdlora.distillation import LwFPlugin, distillation_loss
-from avalanche_sdlora.lora import LoRAPlugin
+from avalanche_sdlora.methods.distillation import LwFPlugin, distillation_loss
+from avalanche_sdlora.methods.lora import LoRAPlugin
 from tests.common import MLP, Points, Watch, points_stream, snapshot, strategy_for
 
 SINGLE = dataclasses.replace(MLP, directions="single")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear
-from avalanche_sdlora.adapter_files import backbone_name
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.persistence.adapter_files import backbone_name
 
 
 @torch.no_grad()

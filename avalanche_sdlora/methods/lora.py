@@ -15,8 +15,8 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_sdlora.adapter import projections_of
+from avalanche_sdlora.methods.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
 from avalanche_sdlora.projection import Projection
 
 
@@ -74,8 +74,8 @@ class PenaltyPlugin(LoRAPlugin):
 class OLoRAPlugin(PenaltyPlugin):
     """O-LoRA (Wang et al., EMNLP Findings 2023, arXiv 2310.14152): new directions orthogonal to past ones.
 
-    See :func:`avalanche_sdlora.penalties.overlap` for the penalty. The second term of the authors' code (the norms of
-    the new factors) is left out: its weight is 0 in their scripts.
+    The penalty is :func:`avalanche_sdlora.methods.penalties.overlap`. The second term of the authors' code (the norms
+    of the new factors) is left out: its weight is 0 in their scripts.
 
     Args:
         weight: ``lambda_1``; 0.5 in the authors' scripts.
@@ -101,7 +101,7 @@ class OLoRAPlugin(PenaltyPlugin):
 class NLoRAPlugin(PenaltyPlugin):
     """N-LoRA (Yang et al., COLING 2025, arXiv 2410.10179): sparse updates, which seldom collide with earlier ones.
 
-    See :func:`avalanche_sdlora.penalties.magnitude_of_update` for the penalty.
+    See :func:`avalanche_sdlora.methods.penalties.magnitude_of_update` for the penalty.
 
     Args:
         weight: ``lambda``. The sum grows with the layers' sizes, and so must it shrink.
@@ -118,8 +118,8 @@ class NLoRAPlugin(PenaltyPlugin):
 class CLoRAPlugin(PenaltyPlugin):
     """CLoRA (Lu et al., ACL 2025, arXiv 2410.16801): updates that keep out of fixed subspaces.
 
-    See :func:`avalanche_sdlora.penalties.subspace_energy` for the penalty. The subspaces are random, drawn once for the
-    whole stream, as in the authors' code; the paper gives their dimension, a half here, as a setting to be chosen.
+    The penalty is :func:`avalanche_sdlora.methods.penalties.subspace_energy`. The subspaces are random, drawn once for
+    the whole stream, as in the authors' code; the paper gives their dimension, a half here, as a setting to be chosen.
 
     Args:
         weight: ``lambda``; 1 in the authors' code.

@@ -13,8 +13,8 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_sdlora import stream
-from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.persistence.learned import learned_state, load_learned
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

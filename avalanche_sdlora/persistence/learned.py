@@ -14,8 +14,8 @@ from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.persistence.tensorfile import hash_tensors
 from avalanche_sdlora.projection import Magnitudes, Projection
-from avalanche_sdlora.tensorfile import hash_tensors
 
 _BACKBONE = "backbone."
 

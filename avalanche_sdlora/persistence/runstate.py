@@ -11,11 +11,11 @@ from avalanche.benchmarks import CLExperience, CLScenario, CLStream
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
 
-from avalanche_sdlora.eventfiles import event_sizes, rewind_events, writers_of
-from avalanche_sdlora.learned import check_learned, fingerprint, learned_state, load_learned
-from avalanche_sdlora.plainstate import Putter, Taker
+from avalanche_sdlora.persistence.eventfiles import event_sizes, rewind_events, writers_of
+from avalanche_sdlora.persistence.learned import check_learned, fingerprint, learned_state, load_learned
+from avalanche_sdlora.persistence.plainstate import Putter, Taker
+from avalanche_sdlora.persistence.randomness import random_state, set_random_state
 from avalanche_sdlora.plugin import SDLoRAPlugin
-from avalanche_sdlora.randomness import random_state, set_random_state
 
 logger = logging.getLogger("avalanche_sdlora")
 

@@ -14,8 +14,8 @@ from avalanche.core import SupervisedPlugin
 from avalanche.distributed import DistributedHelper
 from torch import Tensor
 
-from avalanche_sdlora.runstate import RunState
-from avalanche_sdlora.tensorfile import read_tensors, write_tensors
+from avalanche_sdlora.persistence.runstate import RunState
+from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 logger = logging.getLogger("avalanche_sdlora")
 
