@@ -22,7 +22,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     Before each training experience it freezes and normalises the directions learned so far, opens a new one, grows the
     head, and fills the optimizer with exactly the parameters that train now. After it, ranks are reduced as the config
-    says. Evaluation changes nothing.
+    says, and a head in closed form learns from one pass over the images of ``strategy.adapted_dataset`` in their
+    evaluation transform. Evaluation changes nothing.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
 
