@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, merge, save_adapters
 from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.head import MASKED
 from tests.common import MLP, learn_something, mlp, points_stream, snapshot, strategy_for, tiny_vit
+from tests.test_stream import STREAMS
 
 KINDS = ["ncm", "lda", "ridge", "random_ridge"]
 
@@ -95,6 +97,19 @@ def test_classes_that_return_are_averaged_over_their_experiences():
     head.learn([(x[60:], y[60:])], 3)
     torch.testing.assert_close(head.weight, learned("ridge", [(x, y)]).weight)
     assert head.statistics.counts.tolist() == [30, 30, 30]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_it_learns_every_kind_of_stream(kind):
+    torch.manual_seed(0)
+    strategy, benchmark = strategy_for(config=config("ridge", "linear")), STREAMS[kind]()
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    model, hits = strategy.model.eval(), []
+    for experience in benchmark.test_stream:
+        for x, y, *labels in DataLoader(experience.dataset.eval(), batch_size=200):
+            hits.append((model(x, *labels).argmax(1) == y).double().mean())
+    assert sum(hits) / len(hits) > 0.85
 
 
 def test_class_labels_that_restart_in_every_task_have_rows_of_their_own():
