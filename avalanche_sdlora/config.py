@@ -52,7 +52,7 @@ class SDLoRAConfig:
         head: What predicts. ``"linear"``: the head that is trained (the paper). Others train the same and predict with
             a head solved in closed form from statistics of the features, gathered in one pass after each experience,
             without samples: ``"ncm"`` (nearest class mean), ``"lda"``, ``"ridge"``, or ``"random_ridge"`` (ridge after
-            a random expansion, RanPAC); see :class:`avalanche_sdlora.closed_form.ClosedFormHead`.
+            a random expansion, RanPAC); see :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`.
         drift: ``"linear"``: a closed-form head follows the features as they move, by a map estimated on the present
             experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.

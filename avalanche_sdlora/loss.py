@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.head import MASKED
+from avalanche_sdlora.heads.growing_head import MASKED
 
 
 class CurrentClassesLoss(GrowingModule):

@@ -12,11 +12,11 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
-from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.features import remove_classifier
 from avalanche_sdlora.functional import merged_weight
-from avalanche_sdlora.head import GrowingHead
+from avalanche_sdlora.heads.closed_form import ClosedFormHead
+from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.projection import Magnitudes, Projection
 from avalanche_sdlora.reduction import Reduction, reduce_directions
 from avalanche_sdlora.stream import classes_by_task

@@ -11,10 +11,10 @@ from torch import Tensor
 from avalanche_sdlora import stream
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.guard import FiniteLossGuard
+from avalanche_sdlora.heads.passes import feature_batches
 from avalanche_sdlora.loss import CurrentClassesLoss
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.optim import check_groups, fill_optimizer
-from avalanche_sdlora.passes import feature_batches
 
 
 class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]

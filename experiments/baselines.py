@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from avalanche_sdlora.discriminant import fit_ncm
+from avalanche_sdlora.heads.discriminant import fit_ncm
+from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.metrics import AccuracyMatrix
-from avalanche_sdlora.ridge import fit_ridge
-from avalanche_sdlora.statistics import FeatureStatistics
 
 #: By name, what makes a linear classifier from statistics: its weight ``(classes, d)`` and bias ``(classes,)`` first.
 CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {

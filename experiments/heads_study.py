@@ -23,8 +23,8 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from experiments.arguments import Arguments
 from experiments.comparison import Estimate
 from experiments.heads_features import Moments, gather

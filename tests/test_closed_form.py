@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, merge, save_adapters
-from avalanche_sdlora.closed_form import ClosedFormHead
-from avalanche_sdlora.head import MASKED
+from avalanche_sdlora.heads.closed_form import ClosedFormHead
+from avalanche_sdlora.heads.growing_head import MASKED
 from tests.common import MLP, learn_something, mlp, points_stream, snapshot, strategy_for, tiny_vit
 from tests.test_stream import STREAMS
 

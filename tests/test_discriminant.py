@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avalanche_sdlora.discriminant import fit_lda, fit_ncm, shrunk_covariance
-from avalanche_sdlora.ridge import solve_ridge
+from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm, shrunk_covariance
+from avalanche_sdlora.heads.ridge import solve_ridge
 from tests.test_ridge import data, of
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avalanche_sdlora.drift import DriftMoments, Frame
+from avalanche_sdlora.heads.drift import DriftMoments, Frame
 
 
 def cloud(n, d, seed):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avalanche_sdlora.head import MASKED, GrowingHead
+from avalanche_sdlora.heads.growing_head import MASKED, GrowingHead
 
 X = torch.randn(4, 3)
 

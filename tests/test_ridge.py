@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from avalanche_sdlora.ridge import fit_ridge
-from avalanche_sdlora.statistics import FeatureStatistics
+from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 
 def data(n=60, d=7, classes=4, seed=0):

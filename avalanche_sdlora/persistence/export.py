@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.head import MASKED
+from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from avalanche_sdlora.adapter import SDLoRALinear
-from avalanche_sdlora.closed_form import ClosedFormHead
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.head import GrowingHead
+from avalanche_sdlora.heads.closed_form import ClosedFormHead
+from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.tensorfile import hash_tensors
 from avalanche_sdlora.projection import Magnitudes, Projection

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avalanche_sdlora.statistics import FeatureStatistics
+from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 
 class Ridge(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.ridge import solve_ridge
+from avalanche_sdlora.heads.ridge import solve_ridge
 
 
 class DriftMap(NamedTuple):
@@ -21,7 +21,7 @@ class DriftMap(NamedTuple):
 class DriftMoments(nn.Module):
     """First and second moments of the same images' features before (``x``) and after (``z``) a task, in float64.
 
-    Sums over samples, as :class:`avalanche_sdlora.statistics.FeatureStatistics`: ``8 (2 d^2 + 2 d + 2)`` bytes.
+    Sums over samples, as :class:`avalanche_sdlora.heads.statistics.FeatureStatistics`: ``8 (2 d^2 + 2 d + 2)`` bytes.
 
     Args:
         features: Size ``d`` of a feature.

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avalanche_sdlora.discriminant import fit_lda, fit_ncm
-from avalanche_sdlora.drift import DriftMoments, Frame
-from avalanche_sdlora.expansion import RandomExpansion
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.head import MASKED
-from avalanche_sdlora.ridge import fit_ridge
-from avalanche_sdlora.statistics import FeatureStatistics
+from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
+from avalanche_sdlora.heads.drift import DriftMoments, Frame
+from avalanche_sdlora.heads.expansion import RandomExpansion
+from avalanche_sdlora.heads.growing_head import MASKED
+from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 _FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
     "ncm": fit_ncm,
@@ -28,9 +28,9 @@ _FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
 class ClosedFormHead(GrowingModule):
     """A linear classifier of features that is solved, not trained, and keeps no samples.
 
-    Kinds: ``"ncm"`` (:func:`avalanche_sdlora.discriminant.fit_ncm`), ``"lda"``
-    (:func:`avalanche_sdlora.discriminant.fit_lda`), ``"ridge"`` (:func:`avalanche_sdlora.ridge.fit_ridge`) and
-    ``"random_ridge"``, ridge regression after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al.,
+    Kinds: ``"ncm"`` (:func:`~avalanche_sdlora.heads.discriminant.fit_ncm`), ``"lda"``
+    (:func:`~avalanche_sdlora.heads.discriminant.fit_lda`), ``"ridge"`` (:func:`~avalanche_sdlora.heads.ridge.fit_ridge`)
+    and ``"random_ridge"``, ridge regression after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al.,
     NeurIPS 2023, arXiv 2307.02251).
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion) and ``C``
@@ -41,7 +41,7 @@ class ClosedFormHead(GrowingModule):
     Args:
         features: Size ``d`` of a feature.
         kind: One of the four.
-        drift: ``"linear"``: features that move are followed, as :class:`avalanche_sdlora.drift.Frame` describes.
+        drift: ``"linear"``: features that move are followed, as :class:`avalanche_sdlora.heads.drift.Frame` describes.
             ``"none"``: statistics of all experiences are added up as if nothing moved.
         expansion: ``M``.
         seed: Draws the expansion.

@@ -1,0 +1,1 @@
+"""Classifiers on the features: one that grows and is trained, and those solved in closed form."""
