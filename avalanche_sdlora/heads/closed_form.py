@@ -28,10 +28,9 @@ _FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
 class ClosedFormHead(GrowingModule):
     """A linear classifier of features that is solved, not trained, and keeps no samples.
 
-    Kinds: ``"ncm"`` (:func:`~avalanche_sdlora.heads.discriminant.fit_ncm`), ``"lda"``
-    (:func:`~avalanche_sdlora.heads.discriminant.fit_lda`), ``"ridge"`` (:func:`~avalanche_sdlora.heads.ridge.fit_ridge`)
-    and ``"random_ridge"``, ridge regression after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al.,
-    NeurIPS 2023, arXiv 2307.02251).
+    Kinds, with the functions of this package that solve them: ``"ncm"`` (``discriminant.fit_ncm``), ``"lda"``
+    (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
+    after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251).
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion) and ``C``
     classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the random matrix,
