@@ -19,7 +19,7 @@ from experiments.run import main, run
 from experiments.tables import write_comparison
 from tests.common import image_stream, mlp, points_stream
 
-QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8}
+QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 16}
 
 
 def made(name, **settings):

@@ -7,7 +7,7 @@ from experiments.profile_run import PARTS, PHASES, profile
 
 
 def test_every_second_is_booked_once():
-    result = profile(Arguments("digits", epochs=1, batch_size=128))
+    result = profile(Arguments("digits", epochs=1, batch_size=128, image_size=16))
     for phase in PHASES:
         assert sum(result["share"][phase].values()) == pytest.approx(1)
     seconds = result["seconds"]

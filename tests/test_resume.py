@@ -67,7 +67,7 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.run._accuracies", stop)
         with pytest.raises(StopError):
-            run(Arguments("digits", output=str(tmp_path), **SETTINGS, baselines=False))
+            run(Arguments("digits", output=str(tmp_path), **SETTINGS))
     for changed in ({"seed": 4}, {"learning_rate": 0.5}, {"workers": 1}):
         (name,) = changed
         with pytest.raises(ValueError, match=f"belongs to another run: {name} was"):

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments.arguments import Arguments
 from experiments.run import main, run
 
-QUICK = {"epochs": 1, "batch_size": 128}
+QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_results_are_complete(finished):
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
     assert sum(results["test_samples"]) == 364
-    assert results["baselines"]["nearest_class_mean"]["acc"] > 80
+    assert results["baselines"]["nearest_class_mean"]["acc"] > 50  # chance is 10; at half the usual size
     assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
     kept = [told["kept"] for told in results["parameters"]]
     assert kept == sorted(set(kept))
@@ -92,7 +92,8 @@ def test_real_photographs_and_real_weights_from_local_files(tmp_path):
         Arguments(
             "cifar100",
             backbone="vit_tiny_patch16_224.augreg_in21k_ft_in1k",
-            image_size=48,
+            image_size=32,
+            bfloat16=True,
             tasks=2,
             epochs=1,
             output=str(tmp_path / "out"),
