@@ -99,7 +99,6 @@ class SDLoRAConfig:
                 "reset_magnitudes=True with boundary='continuous': resetting changes the function that a "
                 "continuous boundary keeps; use boundary='reset', or reset_magnitudes=False"
             )
-
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
         if self.head == "linear" and self.drift != "none":
@@ -115,7 +114,7 @@ class SDLoRAConfig:
             raise ValueError(f"energy={self.energy!r}: expected a share above 0 and at most 1, or None")
         if self.kd_tolerance is not None and not 0 <= self.kd_tolerance < math.inf:
             raise ValueError(f"kd_tolerance={self.kd_tolerance!r}: expected a number of at least 0, or None")
-        largest = max(self.schedule.rank(1, i, 1000) for i in range(1000))
+        largest = self.schedule.largest()
         if self.rank_budget is not None and (type(self.rank_budget) is not int or self.rank_budget <= largest):
             raise ValueError(
                 f"rank_budget={self.rank_budget!r}: expected an integer above the largest rank of one direction, "

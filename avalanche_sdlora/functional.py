@@ -59,7 +59,7 @@ def merged_weight(weight: Tensor, updates: list[Update], dtype: torch.dtype | No
         dtype = exact if dtype is None else dtype
         W = weight.to(dtype, copy=True)
         for u in updates:
-            A, B = _all_factors(u)
+            A, B = all_factors(u)
             rows = slice(u.start, u.stop)
             if dtype == exact:
                 W[rows].addmm_(B * u.c, A)  # (out, R) @ (R, in)
@@ -161,7 +161,7 @@ def _gradients_from_tokens(updates: list[Update], g: Tensor, x: Tensor) -> list[
     Ranks stay the rows of every product: libraries multiply a wide matrix by a narrow one up to ten times more slowly
     than the narrow one's transpose by the wide one's.
     """
-    factors = [tuple(factor.to(x.dtype) for factor in _all_factors(u)) for u in updates]
+    factors = [tuple(factor.to(x.dtype) for factor in all_factors(u)) for u in updates]
     zs = (torch.cat([A for A, _ in factors]) @ x.T).split([len(u.c) for u in updates])  # (R, n) each
     dcs, dBs, vs = [], [], []
     for u, (_, B), z in zip(updates, factors, zs):
@@ -179,7 +179,7 @@ def _gradients_from_tokens(updates: list[Update], g: Tensor, x: Tensor) -> list[
 
 def _gradients_from_weight(u: Update, dW: Tensor) -> _Gradients:
     """From the gradient ``dW (out, in)`` of the weight of one update's rows."""
-    A, B = (factor.to(dW.dtype) for factor in _all_factors(u))
+    A, B = (factor.to(dW.dtype) for factor in all_factors(u))
     old, c = len(u.bank_A), u.c[len(u.bank_A) :, None]  # (r, 1)
     A_dW = A @ dW.T  # (R, out)
     dc = (B.T * A_dW).sum(1, dtype=u.c.dtype)  # (R,)
@@ -188,7 +188,7 @@ def _gradients_from_weight(u: Update, dW: Tensor) -> _Gradients:
     return dc, None, None, dA.to(u.A.dtype), dB.to(u.B.dtype)
 
 
-def _all_factors(u: Update) -> tuple[Tensor, Tensor]:
+def all_factors(u: Update) -> tuple[Tensor, Tensor]:
     """``A (R, in)`` and ``B (out, R)``, frozen and training columns together."""
     return torch.cat([u.bank_A, u.A]), torch.cat([u.bank_B, u.B], dim=1)
 

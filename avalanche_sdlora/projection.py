@@ -53,7 +53,7 @@ class Magnitudes(GrowingModule):
         kept = old.clone()
         if frozen and config.boundary == "continuous":
             kept[-1] = 1.0  # what was learned went into the scale of the frozen direction
-        if config.reset_magnitudes and config.directions != "single":
+        if config.reset_magnitudes:
             kept.fill_(config.magnitude_init)
         if not config.rescale_past:
             self.replace("fixed", torch.cat([self.fixed, kept]))

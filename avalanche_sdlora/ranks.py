@@ -91,13 +91,21 @@ class RankSchedule:
         if task < 1:
             raise ValueError(f"task={task}: tasks are counted from 1")
         base = [rank for first, rank in self.tasks if first <= task][-1]
-        return max(1, math.floor(base * self._factor(layer, layers) + 0.5))
+        return _rounded(base * self._factor(layer, layers))
+
+    def largest(self) -> int:
+        """The largest rank of all: that of the first task, where the depth's factor is highest."""
+        return _rounded(self.tasks[0][1] * max(self.depth))
 
     def _factor(self, layer: int, layers: int) -> float:
         position = (len(self.depth) - 1) * (layer / (layers - 1) if layers > 1 else 0.0)
         i = min(int(position), max(0, len(self.depth) - 2))
         left, right = self.depth[i], self.depth[min(i + 1, len(self.depth) - 1)]
         return left + (position - i) * (right - left)
+
+
+def _rounded(rank: float) -> int:
+    return max(1, math.floor(rank + 0.5))
 
 
 def _whole(value: Any) -> int:

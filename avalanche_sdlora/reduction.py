@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avalanche_sdlora.compression import Fit
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.functional import product_norm
+from avalanche_sdlora.functional import all_factors, product_norm
 from avalanche_sdlora.projection import Magnitudes, Projection
 
 
@@ -101,4 +101,5 @@ def _ranks_and_loss(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor])
 def _sum(projection: Projection, magnitudes: Magnitudes, column: int) -> tuple[Tensor, Tensor]:
     """``A (R, in)`` and ``B (out, R)`` whose product is ``W - W0``, in float64."""
     u = projection.update(magnitudes.values()[:, column])
-    return torch.cat([u.bank_A, u.A]).double(), torch.cat([u.bank_B, u.B], dim=1).double() * u.c.double()
+    A, B = all_factors(u)
+    return A.double(), B.double() * u.c.double()

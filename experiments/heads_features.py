@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from avalanche.logging import InteractiveLogger
-from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from avalanche_sdlora import Checkpoint, SDLoRAModel
-from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.files import replacing
 from experiments import run
 from experiments.arguments import Arguments
@@ -77,10 +74,7 @@ def gather(arguments: Arguments) -> Moments:
             )
         return Moments(output)
     checkpoint = Checkpoint(output, about)
-    RNGManager.set_random_seeds(arguments.seed)
-    timm.layers.set_fused_attn(arguments.device != "cpu")
-    backbone = create_backbone(str(arguments.backbone), weights=arguments.weights, img_size=arguments.image_size)
-    benchmark = run._benchmark(arguments, run._inputs(backbone, arguments))
+    backbone, _, benchmark = run.prepare(arguments)
     strategy = METHODS["sdlora"].strategy(
         SDLoRAModel(backbone, config),
         arguments,

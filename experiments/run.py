@@ -56,13 +56,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     checkpoint = Checkpoint(output, {**dataclasses.asdict(arguments), "output": None})
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
-    check_folder(arguments.dataset, arguments.data)  # before any weights are fetched
-    RNGManager.set_random_seeds(arguments.seed)
-    # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
-    timm.layers.set_fused_attn(arguments.device != "cpu")
-    backbone = create_backbone(str(arguments.backbone), weights=arguments.weights, img_size=arguments.image_size)
-    inputs = _inputs(backbone, arguments)
-    benchmark = _benchmark(arguments, inputs)
+    backbone, inputs, benchmark = prepare(arguments)
     model = method.model(backbone, arguments)  # the last thing that may be refused
     board = TensorboardLogger(str(output / "tensorboard"))
     if not checkpoint.found:
@@ -146,6 +140,25 @@ def run(arguments: Arguments) -> dict[str, Any]:
     checkpoint.remove()
     print(f"results.json, accuracy_matrix.png, adapters and TensorBoard events are in {output}")
     return results
+
+
+def prepare(arguments: Arguments) -> tuple[nn.Module, InputSpec, Any]:
+    """Seeds every generator and makes the backbone, what it expects of images, and the benchmark.
+
+    Args:
+        arguments: Resolved.
+
+    Raises:
+        ValueError: An argument cannot be used.
+        RuntimeError: Weights or images cannot be had.
+    """
+    check_folder(arguments.dataset, arguments.data)  # before any weights are fetched
+    RNGManager.set_random_seeds(arguments.seed)
+    # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
+    timm.layers.set_fused_attn(arguments.device != "cpu")
+    backbone = create_backbone(str(arguments.backbone), weights=arguments.weights, img_size=arguments.image_size)
+    inputs = _inputs(backbone, arguments)
+    return backbone, inputs, _benchmark(arguments, inputs)
 
 
 def _inputs(backbone: nn.Module, arguments: Arguments) -> InputSpec:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
+from avalanche_sdlora.heads.passes import feature_batches
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.protected import extend, free_rows
 from avalanche_sdlora.model import SDLoRAModel
@@ -34,6 +34,8 @@ class InfLoRAPlugin(LoRAPlugin):
         ValueError: ``threshold`` is out of range.
     """
 
+    wants_every = True
+
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
         if not 0 < threshold <= 1:
@@ -45,11 +47,6 @@ class InfLoRAPlugin(LoRAPlugin):
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """As for every low-rank method; and ``A`` does not train."""
         super().before_training(strategy, **kwargs)
-        if strategy.model.config.directions != "every":
-            raise ValueError(
-                f"directions={strategy.model.config.directions!r} with InfLoRAPlugin: every task needs a direction of "
-                "its own; use directions='every'"
-            )
         for projection in projections_of(strategy.model):
             projection.A.requires_grad_(False)
 
@@ -70,19 +67,17 @@ class InfLoRAPlugin(LoRAPlugin):
         for name, moment in self._moments(strategy, num_workers).items():
             self.bases[name] = extend(self.bases.get(name, moment[:, :0]), moment, threshold)
 
-    @torch.no_grad()
     def _moments(self, strategy: Any, num_workers: int) -> dict[str, Tensor]:
         """Second moment ``(in, in)`` of the inputs of every adapted layer, float64."""
-        data = strategy.adapted_dataset.eval()
-        with _listening(strategy.model) as moments, torch.random.fork_rng(devices=[]):
-            for x, *_ in DataLoader(data, batch_size=strategy.eval_mb_size, num_workers=num_workers):
-                strategy.model.features(x.to(strategy.device))
+        with _listening(strategy.model) as moments:
+            for _ in feature_batches(strategy.model, strategy, num_workers):
+                pass
         return moments
 
 
 @contextmanager
 def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
-    """Within it the model is in evaluation mode, and the inputs of its adapters are gathered.
+    """Within it the inputs of the model's adapters are gathered.
 
     Raises:
         ValueError: An adapter is never called.
@@ -101,12 +96,9 @@ def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
 
     adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
     handles = [m.register_forward_pre_hook(hook(name)) for name, m in adapters.items()]
-    training = model.training
-    model.eval()
     try:
         yield moments
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     for name in adapters:

@@ -9,7 +9,7 @@ directions and growing the head; SD-LoRA's own idea, magnitudes that train, is s
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
@@ -27,11 +27,15 @@ class LoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     has its own, and earlier ones stay as they are. ``magnitude_init`` is the factor that LoRA calls ``alpha / r``.
     """
 
+    #: Whether the method means nothing without a direction of its own for every task.
+    wants_every: ClassVar[bool] = False
+
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Lets the magnitudes stay where they are.
 
         Raises:
-            ValueError: The model is not adapted, or its boundary would change what was learned.
+            ValueError: The model is not adapted, its boundary would change what was learned, or its tasks share a
+                direction where the method needs one for each.
         """
         model = strategy.model
         if not isinstance(model, SDLoRAModel):
@@ -40,6 +44,11 @@ class LoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             raise ValueError(
                 f"boundary={model.config.boundary!r} with {type(self).__name__}: the update that was learned would be "
                 "normalised, and no magnitude would make up for it; use boundary='continuous'"
+            )
+        if self.wants_every and model.config.directions != "every":
+            raise ValueError(
+                f"directions={model.config.directions!r} with {type(self).__name__}: every task needs a direction of "
+                "its own; use directions='every'"
             )
         model.magnitudes.alpha.requires_grad_(False)
 
@@ -81,17 +90,10 @@ class OLoRAPlugin(PenaltyPlugin):
         weight: ``lambda_1``; 0.5 in the authors' scripts.
     """
 
+    wants_every = True  # with one for all there is nothing to be orthogonal to
+
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__(weight)
-
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """As for every low-rank method; with one direction for all tasks there is nothing to be orthogonal to."""
-        super().before_training(strategy, **kwargs)
-        if strategy.model.config.directions != "every":
-            raise ValueError(
-                f"directions={strategy.model.config.directions!r} with OLoRAPlugin: every task needs a direction of "
-                "its own; use directions='every'"
-            )
 
     def penalty(self, projection: Projection, index: int) -> Tensor:
         """Overlap of the new rows with all past ones."""

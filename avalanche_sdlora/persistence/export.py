@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.functional import all_factors
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
@@ -113,11 +114,12 @@ def _stacked(adapter: SDLoRALinear) -> tuple[Tensor, Tensor]:
     weight = adapter.base.weight
     if not updates:
         return weight.new_empty(0, adapter.in_features), weight.new_empty(adapter.out_features, 0)
-    A = torch.cat([torch.cat([u.bank_A, u.A]) for u in updates])
+    factors = [all_factors(u) for u in updates]
+    A = torch.cat([A for A, _ in factors])
     B = A.new_zeros(adapter.out_features, len(A))
     column = 0
-    for u in updates:
-        B[u.start : u.stop, column : column + len(u.c)] = torch.cat([u.bank_B, u.B], dim=1) * u.c
+    for u, (_, own) in zip(updates, factors):
+        B[u.start : u.stop, column : column + len(u.c)] = own * u.c
         column += len(u.c)
     return A, B
 
