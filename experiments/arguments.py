@@ -66,6 +66,7 @@ class Arguments:
         head: What predicts: "linear", as it was trained, or in closed form "ncm", "lda", "ridge" or "random_ridge".
         drift: Whether a closed-form head follows features that move: "none" or "linear".
         expansion: Units of "random_ridge".
+        backbone_learning_rate: Of the backbone's weights in full fine-tuning; the head's is `learning_rate`.
         ewc_lambda: Weight of EWC's penalty.
         lwf_alpha: Weight of LwF's distillation.
         replay_memory: Images that replay keeps.
@@ -120,6 +121,7 @@ class Arguments:
     head: Literal["linear", "ncm", "lda", "ridge", "random_ridge"] | None = None
     drift: Literal["none", "linear"] | None = None
     expansion: int | None = None
+    backbone_learning_rate: float | None = None
     ewc_lambda: float | None = None
     lwf_alpha: float | None = None
     replay_memory: int | None = None

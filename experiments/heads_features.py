@@ -25,8 +25,9 @@ from experiments.report import write_json
 class Moments:
     """The features of a run's images, one file for every number of experiences learned.
 
-    Moment 0, before any training, has all images; moment ``t`` has the training images of the first ``t`` experiences
-    and of the next, and the test images of the first ``t`` with what the linear head makes of them.
+    Moment 0, before any training, and the last have all images. A moment ``t`` between them has the training images of
+    experience ``t`` (counted from one), which was learned last, and of the next, and the test images of the first
+    ``t``. Test images come with what the linear head makes of them.
 
     Args:
         folder: Where the files are.
@@ -97,10 +98,13 @@ def gather(arguments: Arguments) -> Moments:
 def _save(folder: Path, moment: int, strategy: Any, benchmark: Any, workers: int) -> None:
     """Writes one moment, in one step."""
     arrays: dict[str, NDArray[Any]] = {}
+    last = len(benchmark.train_stream)
     for kind, stream in (("train", benchmark.train_stream), ("test", benchmark.test_stream)):
-        wanted = len(stream) if moment == 0 else moment + (kind == "train")
-        for i, experience in enumerate(stream[:wanted]):
-            arrays[f"{kind}{i}"], arrays[f"{kind}_labels{i}"], predicted = _features(strategy, experience, workers)
+        wanted = range(last)
+        if 0 < moment < last:
+            wanted = range(moment - 1, moment + 1) if kind == "train" else range(moment)
+        for i in wanted:
+            arrays[f"{kind}{i}"], arrays[f"{kind}_labels{i}"], predicted = _features(strategy, stream[i], workers)
             if kind == "test":
                 arrays[f"predicted{i}"] = predicted
     with replacing(folder / f"moment{moment:03}.npz") as path, open(path, "xb") as file:

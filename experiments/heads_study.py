@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.comparison import Estimate
 from experiments.heads_features import Moments, gather
@@ -44,8 +46,8 @@ def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 20
         expansion: Units of the random expansion.
 
     Returns:
-        The results of each seed: the accuracy ``acc`` in percent, mean over the experiences after the last, of the
-        linear head and by kind and source; what the head costs at the last experience; and ``recovered``.
+        The results of each seed, of the ``linear head`` and by kind and source: the metrics of the stream in percent
+        (an oracle has those after the last experience only) and what the head costs at the last experience.
     """
     arguments = arguments.resolved()
     base = Path(str(arguments.output))
@@ -66,35 +68,46 @@ def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 20
 def evaluate(moments: Moments, expansion: int) -> dict[str, Any]:
     """All heads on the features of one run; see :func:`study`."""
     last = len(moments) - 1
-    linear = [float(np.mean(moments(last, "predicted", k) == moments(last, "test_labels", k))) for k in range(last)]
-    results: dict[str, Any] = {"linear head": 100 * float(np.mean(linear))}
+    rows = [[_hits(moments, t, k, moments(t, "predicted", k)) for k in range(t)] for t in range(1, last + 1)]
+    results: dict[str, Any] = {"linear head": _summary(moments, rows)}
     for kind in KINDS:
-        found: dict[str, Any] = {source: _accuracy(moments, kind, source, expansion) for source in SOURCES}
-        results[kind] = found
+        results[kind] = {source: _head(moments, kind, source, expansion) for source in SOURCES}
     return results
 
 
-def _accuracy(moments: Moments, kind: str, source: str, expansion: int) -> dict[str, float]:
-    """Accuracy after the last experience, and the seconds and bytes of learning that experience."""
+def _head(moments: Moments, kind: str, source: str, expansion: int) -> dict[str, Any]:
+    """What :func:`_summary` tells of a head, and the seconds and bytes of learning the last experience."""
     last = len(moments) - 1
     labels = np.unique(np.concatenate([moments(0, "train_labels", k) for k in range(last)]))
     head = ClosedFormHead(moments(0, "train", 0).shape[1], kind, "linear" if source == "linear" else "none", expansion)
     seconds = 0.0
+    rows: list[list[float] | None] = []
     for k in range(last):
-        moment = {"frozen": 0, "oracle": last}.get(source, k + 1)
         if head.follows:
             head.remember(_batches(moments(k, "train", k)))
-        rows = np.searchsorted(labels, moments(0, "train_labels", k))
+        moment = {"frozen": 0, "oracle": last}.get(source, k + 1)
+        targets = np.searchsorted(labels, moments(0, "train_labels", k))
         begun = time.perf_counter()
-        head.learn(list(zip(_batches(moments(moment, "train", k)), _batches(rows))), len(labels))
+        head.learn(list(zip(_batches(moments(moment, "train", k)), _batches(targets))), len(labels))
         seconds = time.perf_counter() - begun
-    moment = 0 if source == "frozen" else last
-    hits = []
-    for k in range(last):
-        predicted = labels[head(torch.from_numpy(moments(moment, "test", k))).argmax(1).numpy()]
-        hits.append(float(np.mean(predicted == moments(0, "test_labels", k))))
+        if source == "oracle" and k + 1 < last:
+            rows.append(None)
+            continue
+        features = [torch.from_numpy(moments(moment, "test", j)) for j in range(k + 1)]
+        rows.append([_hits(moments, 0, j, labels[head(x).argmax(1).numpy()]) for j, x in enumerate(features)])
     size = sum(t.numel() * t.element_size() for t in head.state_dict().values())
-    return {"acc": 100 * float(np.mean(hits)), "seconds": seconds, "bytes": size}
+    return {**_summary(moments, rows), "seconds": seconds, "bytes": size}
+
+
+def _hits(moments: Moments, moment: int, experience: int, predicted: NDArray[Any]) -> float:
+    """Percent of an experience's test images that are predicted right."""
+    return 100 * float(np.mean(predicted == moments(moment, "test_labels", experience)))
+
+
+def _summary(moments: Moments, rows: Sequence[list[float] | None]) -> dict[str, Any]:
+    """The metrics of a stream, from the percentages on the experiences so far, a row an experience."""
+    samples = [len(moments(0, "test_labels", k)) for k in range(len(rows))]
+    return AccuracyMatrix.from_rows(rows, samples).summary()
 
 
 def _batches(array: Any) -> Sequence[Tensor]:
@@ -104,14 +117,16 @@ def _batches(array: Any) -> Sequence[Tensor]:
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """The table of all seeds."""
     lines = [
-        f"Acc in percent after the last experience, mean ± standard error of {len(results)} seeds. *Stale*: statistics",
-        "as gathered; *followed*: with drift='linear'; *oracle*: all training images by the final model. *Recovered*:",
-        "the share of what staleness costs that following wins back. *Seconds* to learn the last experience from its",
-        "features with drift='linear', without the passes over its images; *MB* of state.",
+        f"Percent after the last experience (Acc) and its mean over the experiences (AAA), mean ± standard error of "
+        f"{len(results)} seeds.",
+        "*Stale*: statistics as gathered; *followed*: with drift='linear'; *oracle*: all training images by the final",
+        "model. *Recovered*: the share of what staleness costs that following wins back. *Seconds* to learn the last",
+        "experience from its features with drift='linear', without the passes over its images; *MB* of state.",
         "",
-        "| head | frozen | stale | followed | oracle | recovered | seconds | MB |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        f"| linear, as trained | | {_text(r['linear head'] for r in results)} | | | | | |",
+        "| head | Acc, frozen | stale | followed | oracle | recovered | AAA, frozen | followed | seconds | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| linear, as trained | | {_text(r['linear head']['acc'] for r in results)} | | | | | "
+        f"{_text(r['linear head']['aaa'] for r in results)} | | |",
     ]
     for kind in KINDS:
         acc = {source: [r[kind][source]["acc"] for r in results] for source in SOURCES}
@@ -119,6 +134,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
         won = np.mean(acc["linear"]) - np.mean(acc["none"])
         cells = [kind, *(_text(acc[source]) for source in SOURCES)]
         cells.append(f"{100 * won / lost:.0f} %" if lost >= 0.5 else "")  # a share of nearly nothing means nothing
+        cells += [_text(r[kind][source]["aaa"] for r in results) for source in ("frozen", "linear")]
         cells.append(f"{np.mean([r[kind]['linear']['seconds'] for r in results]):.2f}")
         cells.append(f"{results[0][kind]['linear']['bytes'] / 1e6:.1f}")
         lines.append(f"| {' | '.join(cells)} |")

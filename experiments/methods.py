@@ -159,18 +159,39 @@ def _lora(
     return Method(label, model, strategy, parameter_metrics, describe, own, joint, resumable)
 
 
-def _unadapted(label: str, unfrozen: bool) -> Method:
-    """A method without adapters: the head alone, or the whole network."""
+def _unadapted(label: str) -> Method:
+    """A head that trains on the frozen backbone, without adapters."""
 
     def model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
-        model = SDLoRAModel(backbone, _plain_config(arguments, targets=()))
-        model.backbone.requires_grad_(unfrozen)
-        return model
+        return SDLoRAModel(backbone, _plain_config(arguments, targets=()))
 
     def describe(arguments: Arguments) -> dict[str, Any]:
         return _plain_config(arguments, targets=()).to_dict()
 
-    return Method(label, model, _sdlora_strategy, parameter_metrics, describe, frozen=not unfrozen)
+    return Method(label, model, _sdlora_strategy, parameter_metrics, describe)
+
+
+def _finetuned(label: str) -> Method:
+    """Every weight trains, the backbone's at a rate of their own."""
+    unadapted = _unadapted(label)
+
+    def model(backbone: nn.Module, arguments: Arguments) -> nn.Module:
+        made = unadapted.model(backbone, arguments)
+        made.backbone.requires_grad_(True)
+        return made
+
+    def strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
+        def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+            rates = {"directions": arguments.backbone_learning_rate}  # the group that the backbone's parameters are in
+            return optimizer_of(arguments)([{**g, "lr": rates.get(g["name"], arguments.learning_rate)} for g in groups])
+
+        return SDLoRAStrategy(model=model, optimizer=optimizer, autocast=autocast_of(arguments), **settings)
+
+    def describe(arguments: Arguments) -> dict[str, Any]:
+        return {**unadapted.describe(arguments), "backbone_learning_rate": arguments.backbone_learning_rate}
+
+    own = {"backbone_learning_rate": 0.001}
+    return Method(label, model, strategy, parameter_metrics, describe, own, frozen=False)
 
 
 def _plain() -> list[BasePlugin[Any]]:
@@ -186,8 +207,8 @@ METHODS = {
     "sdlora": Method(
         "SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config, dict.fromkeys(_OF_SDLORA)
     ),
-    "probe": _unadapted("linear probe", unfrozen=False),
-    "finetune": _unadapted("full fine-tuning", unfrozen=True),
+    "probe": _unadapted("linear probe"),
+    "finetune": _finetuned("full fine-tuning"),
     "lora": _lora("sequential LoRA", _plain, directions="single"),
     "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
     "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 100.0}, directions="single", resumable=False),

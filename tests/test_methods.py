@@ -46,6 +46,13 @@ def test_full_fine_tuning_is_part_of_what_was_learned():
     assert not any(name.startswith("backbone.") for name in learned_state(made("probe")[0].model))
 
 
+def test_full_fine_tuning_trains_the_backbone_at_a_rate_of_its_own():
+    strategy, arguments = made("finetune", backbone_learning_rate=1e-5)
+    rates = {group["name"]: group["lr"] for group in strategy.optimizer.param_groups}
+    assert rates["directions"] == 1e-5
+    assert rates["head"] == arguments.learning_rate
+
+
 def test_joint_training_sees_every_sample_of_every_class_at_once():
     stream = points_stream().train_stream
     (whole,) = joined(stream)
