@@ -49,7 +49,8 @@ class Row:
         method: Its name.
         kind: Trained here, a baseline measured here, or a published number.
         seeds: Over which.
-        values: ``acc``, ``aaa``, ``forgetting``, ``parameters`` and ``seconds``, as far as they are known.
+        values: ``acc``, ``aaa``, ``forgetting``, ``gap``, ``parameters`` and ``seconds``, as far as they are known;
+            ``gap`` is the share of the way from sequential to joint LoRA, in percent of Acc.
         differences: Of ``acc`` and ``aaa`` to the first method of the stream, over the seeds that both have.
         curves: Accuracy on what has been seen, by seed and task; NaN where it was not measured.
     """
@@ -109,18 +110,29 @@ def summarize(found: Mapping[str, Mapping[str, Mapping[int, Results]]]) -> list[
     rows = []
     for stream, methods in found.items():
         first = next(iter(methods.values()))
+        bounds = _bounds(methods)
         baselines: dict[str, dict[int, Results]] = {}
         for cells in methods.values():
             for seed, results in cells.items():
                 for name, baseline in results["baselines"].items():
                     baselines.setdefault(name, {}).setdefault(seed, baseline)
-        rows += [_row(stream, name, "trained", cells, first) for name, cells in methods.items()]
-        rows += [_row(stream, name.replace("_", " "), "baseline", cells, first) for name, cells in baselines.items()]
+        rows += [_row(stream, name, "trained", cells, first, bounds) for name, cells in methods.items()]
+        for name, cells in baselines.items():
+            rows.append(_row(stream, name.replace("_", " "), "baseline", cells, first, bounds))
         tasks = len(next(iter(first.values()))["accuracy_matrix"])
         for name, result in published(stream, tasks).items():
             values = {key: Estimate(value) for key, value in result.items()}
             rows.append(Row(stream, f"published: {name}", "published", [], values))
     return rows
+
+
+def _bounds(methods: Mapping[str, Mapping[int, Results]]) -> dict[int, tuple[float, float]]:
+    """By seed, Acc of sequential and of joint LoRA: what is lost by learning one task after another."""
+    acc: dict[str, dict[int, float]] = {"lora": {}, "joint": {}}
+    for cells in methods.values():
+        for seed, results in cells.items():
+            acc.get(results["arguments"]["method"], {}).setdefault(seed, results["acc"])
+    return {seed: (low, acc["joint"][seed]) for seed, low in acc["lora"].items() if low < acc["joint"].get(seed, low)}
 
 
 def _row(
@@ -129,8 +141,10 @@ def _row(
     kind: Literal["trained", "baseline"],
     cells: Mapping[int, Results],
     first: Mapping[int, Results],
+    bounds: Mapping[int, tuple[float, float]],
 ) -> Row:
     shared = [seed for seed in cells if seed in first] if cells is not first else []
+    between = [100 * (cells[k]["acc"] - low) / (high - low) for k, (low, high) in bounds.items() if k in cells]
     return Row(
         stream,
         method,
@@ -139,6 +153,7 @@ def _row(
         # A method that learns all tasks at once has no measure of the way there.
         {key: Estimate.of([results[key] for results in cells.values() if key in results]) for key in MEASURES}
         | {
+            "gap": Estimate.of(between),
             "parameters": Estimate.of([p for r in cells.values() if (p := _parameters(r)) is not None]),
             "seconds": Estimate.of(
                 [r["seconds"]["train"] + r["seconds"]["evaluate"] for r in cells.values() if "seconds" in r]

@@ -190,7 +190,7 @@ def _finetuned(label: str) -> Method:
     def describe(arguments: Arguments) -> dict[str, Any]:
         return {**unadapted.describe(arguments), "backbone_learning_rate": arguments.backbone_learning_rate}
 
-    own = {"backbone_learning_rate": 0.001}
+    own = {"backbone_learning_rate": 1e-4}  # Zhang et al., ICCV 2023 (SLCA)
     return Method(label, model, strategy, parameter_metrics, describe, own, frozen=False)
 
 

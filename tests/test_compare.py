@@ -59,7 +59,7 @@ def test_differences_are_paired_by_seed_and_every_number_reaches_the_files(tmp_p
     assert rows["two"].differences["acc"] == Estimate(1.0, pytest.approx(0.5 / math.sqrt(3)))
     assert rows["nearest class mean"].seeds == [0, 1, 2]
     text = (tmp_path / "comparison.md").read_text()
-    assert "| two | 3 | 61.0 ± 5.6 | 80.5 ± 2.8 | 39.0 ± 5.6 | **+1.0 ± 0.3** | **+0.5 ± 0.1** | 10 | 3 |" in text
+    assert "| two | 3 | 61.0 ± 5.6 | 80.5 ± 2.8 | 39.0 ± 5.6 | **+1.0 ± 0.3** | **+0.5 ± 0.1** |  | 10 | 3 |" in text
     with open(tmp_path / "comparison.csv", newline="") as file:
         table = {row["method"]: row for row in csv.DictReader(file)}
     assert float(table["two"]["acc_to_first_se"]) == rows["two"].differences["acc"].error

@@ -71,18 +71,19 @@ def test_a_joint_run_measures_its_end_only(tmp_path):
 
 
 def test_joint_training_is_a_row_of_the_comparison_with_its_accuracy_only(tmp_path):
-    rows = {"lora": [[90.0], [60.0, 80.0]], "joint": [None, [80.0, 90.0]]}
+    rows = {"lora": [[90.0], [60.0, 80.0]], "sdlora": [[90.0], [70.0, 85.0]], "joint": [None, [80.0, 90.0]]}
     for method, accuracies in rows.items():
         matrix = AccuracyMatrix.from_rows(accuracies, [1, 1])
         results = {"accuracy_matrix": matrix.rows(), **matrix.summary(), "baselines": {}, "seed": 0}
         folder = tmp_path / "digits" / method / "seed0"
-        write_json(folder / "results.json", results | {"arguments": {"dataset": "digits"}})
+        write_json(folder / "results.json", results | {"arguments": {"dataset": "digits", "method": method}})
     remember_order(tmp_path, ["digits"], list(rows))
     found = {row.method: row for row in write_comparison(tmp_path)}
     assert found["joint"].values["acc"].mean == 85.0
     assert found["joint"].values["aaa"] is None
     assert found["joint"].differences["acc"].mean == 15.0
     assert found["joint"].differences["aaa"] is None
+    assert [found[name].values["gap"].mean for name in rows] == [0, 50, 100]
     assert "| joint | 1 | 85.0 |  |  | **" not in (tmp_path / "comparison.md").read_text()
     assert "| joint | 1 | 85.0 |  |  | +15.0 |  |" in (tmp_path / "comparison.md").read_text()
 
