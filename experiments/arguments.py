@@ -78,6 +78,7 @@ class Arguments:
         batch_size: Images in a training batch.
         optimizer: sgd (with momentum 0.9) or adam.
         learning_rate: Its learning rate.
+        head_learning_rate: That of the head, where it is to be another one.
         augment: Augmentation of the training images; the data set's usual by default.
         bfloat16: Autocast the forward pass to bfloat16.
         seed: Gives the class order and every random number.
@@ -133,6 +134,7 @@ class Arguments:
     batch_size: int | None = None
     optimizer: Literal["sgd", "adam"] | None = None
     learning_rate: float | None = None
+    head_learning_rate: float | None = None
     augment: Literal["paper", "flip", "none"] | None = None
     bfloat16: bool | None = None
     seed: int = 0
@@ -169,9 +171,10 @@ class Arguments:
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         complete = dataclasses.replace(self, **{**filled, "dataset": dataset, "device": device})
         complete = dataclasses.replace(complete, **own_arguments(complete))
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(complete, name) > 0:
-                raise ValueError(f"{name}={getattr(complete, name)}: expected a number above 0")
+        for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate", "backbone_learning_rate"):
+            value = getattr(complete, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: expected a number above 0")
         return complete
 
     def sdlora_config(self) -> SDLoRAConfig:

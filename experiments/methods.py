@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,8 +65,17 @@ def joined(stream: Sequence[Any]) -> Sequence[Any]:
 
 
 def optimizer_of(arguments: Arguments) -> Callable[..., torch.optim.Optimizer]:
-    """The optimizer of a run, without its parameters."""
-    return partial(OPTIMIZERS[arguments.optimizer or "sgd"], lr=arguments.learning_rate)
+    """The optimizer of a run, made from groups of parameters by name; some have a learning rate of their own."""
+    rates = {
+        "directions": arguments.backbone_learning_rate,  # where a backbone that trains is, too
+        "head": arguments.head_learning_rate,
+    }
+
+    def make(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+        groups = [{**group, "lr": rates.get(group["name"]) or arguments.learning_rate} for group in groups]
+        return OPTIMIZERS[arguments.optimizer or "sgd"](groups)
+
+    return make
 
 
 def autocast_of(arguments: Arguments) -> torch.dtype | None:
@@ -180,18 +189,11 @@ def _finetuned(label: str) -> Method:
         made.backbone.requires_grad_(True)
         return made
 
-    def strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
-        def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-            rates = {"directions": arguments.backbone_learning_rate}  # the group that the backbone's parameters are in
-            return optimizer_of(arguments)([{**g, "lr": rates.get(g["name"], arguments.learning_rate)} for g in groups])
-
-        return SDLoRAStrategy(model=model, optimizer=optimizer, autocast=autocast_of(arguments), **settings)
-
     def describe(arguments: Arguments) -> dict[str, Any]:
         return {**unadapted.describe(arguments), "backbone_learning_rate": arguments.backbone_learning_rate}
 
     own = {"backbone_learning_rate": 1e-4}  # Zhang et al., ICCV 2023 (SLCA)
-    return Method(label, model, strategy, parameter_metrics, describe, own, frozen=False)
+    return Method(label, model, _sdlora_strategy, parameter_metrics, describe, own, frozen=False)
 
 
 def _plain() -> list[BasePlugin[Any]]:

@@ -51,6 +51,14 @@ def test_full_fine_tuning_trains_the_backbone_at_a_rate_of_its_own():
     rates = {group["name"]: group["lr"] for group in strategy.optimizer.param_groups}
     assert rates["directions"] == 1e-5
     assert rates["head"] == arguments.learning_rate
+    with pytest.raises(ValueError, match="backbone_learning_rate=0"):
+        made("finetune", backbone_learning_rate=0.0)
+
+
+def test_the_head_may_have_a_learning_rate_of_its_own():
+    strategy, arguments = made("sdlora", head_learning_rate=0.5)
+    rates = {group["name"]: group["lr"] for group in strategy.optimizer.param_groups}
+    assert rates == {"directions": arguments.learning_rate, "magnitudes": arguments.learning_rate, "head": 0.5}
 
 
 def test_joint_training_sees_every_sample_of_every_class_at_once():
