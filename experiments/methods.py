@@ -213,7 +213,7 @@ METHODS = {
     "finetune": _finetuned("full fine-tuning"),
     "lora": _lora("sequential LoRA", _plain, directions="single"),
     "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
-    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 100.0}, directions="single", resumable=False),
+    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 10.0}, directions="single", resumable=False),
     "lwf": _lora("LwF on LoRA", lambda w: [LoRAPlugin(), LwFPlugin(w)], {"lwf_alpha": 1.0}, directions="single"),
     "replay": _lora(
         "replay on LoRA",
