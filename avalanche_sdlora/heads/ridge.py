@@ -50,9 +50,7 @@ def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ri
     return Ridge(weight, share - weight @ mean, penalty)
 
 
-def solve_ridge(
-    gram: Tensor, cross: Tensor, spread: Tensor, n: Tensor, penalty: float | None = None, robustness: float = 1.0
-) -> Solution:
+def solve_ridge(gram: Tensor, cross: Tensor, spread: Tensor, n: Tensor, penalty: float | None = None) -> Solution:
     """``argmin_W sum_i ||W x_i - t_i||^2 + penalty ||W||_F^2`` for centred ``x_i`` and ``t_i``.
 
     The penalty is chosen by generalised cross-validation on the same statistics (Golub, Heath and Wahba, Technometrics
@@ -60,24 +58,18 @@ def solve_ridge(
     over 161 values from ``1e-10`` to ``1e6`` times the mean eigenvalue. Where all samples have the same leverage, that
     is the squared error of leave-one-out up to a factor.
 
-    With a ``robustness`` ``g`` below 1 it is robust generalised cross-validation (Lukas, Inverse Problems 2006), which
-    guards against too small a penalty: the same times ``g + (1 - g) m``, ``m = (1 + sum (s / (s + penalty))^2) / n``.
-
     Args:
         gram: ``sum x x^T (d, d)``.
         cross: ``sum t x^T (k, d)``.
         spread: ``sum ||t||^2``, a scalar.
         n: Number of samples, a scalar; one degree of freedom went into the means.
         penalty: Above 0; None: chosen as above.
-        robustness: ``g``, above 0 and at most 1; smaller is more cautious, and 1 is plain cross-validation.
 
     Raises:
-        ValueError: ``penalty`` or ``robustness`` is out of range.
+        ValueError: ``penalty`` is out of range.
     """
     if penalty is not None and not penalty > 0:
         raise ValueError(f"penalty={penalty!r}: expected a number above 0, or None")
-    if not 0 < robustness <= 1:
-        raise ValueError(f"robustness={robustness!r}: expected a number above 0 and at most 1")
     s, V = torch.linalg.eigh(gram)
     s = s.clamp(min=0)
     z = cross @ V  # (k, d)
@@ -88,10 +80,8 @@ def solve_ridge(
     shrunk = 1 / (s + candidates[:, None])  # (candidates, d)
     energy = z.square().sum(0)  # (d,)
     residual = spread - 2 * (shrunk @ energy) + (shrunk.square() @ (s * energy))
-    leverage = shrunk * s
-    freedom = n - 1 - leverage.sum(1)
-    caution = robustness + (1 - robustness) * (1 + leverage.square().sum(1)) / n
+    freedom = n - 1 - (shrunk * s).sum(1)
     # Without a degree of freedom left nothing can be said of a candidate.
-    score = torch.where(freedom > 1e-6 * n, caution * residual.clamp(min=0) / freedom.square(), torch.inf)
+    score = torch.where(freedom > 1e-6 * n, residual.clamp(min=0) / freedom.square(), torch.inf)
     best = int(score.argmin())
     return Solution((z * shrunk[best]) @ V.T, float(candidates[best]), float(freedom[best]))
