@@ -84,14 +84,15 @@ class Cell:
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         # Threads that wait by spinning take the cores from the other cells.
         defaults = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        unbuffered = {"PYTHONUNBUFFERED": "1"}  # or the error would not be the last line of the log
+        # Without a buffer the error is the last line of the log.
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
         log = self.folder / "log.txt"
         with open(log, "wb") as file:
             done = subprocess.run(
                 self.command(),
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**defaults, **os.environ, **unbuffered, "PYTHONPATH": path},
+                env={**defaults, **os.environ, **own},
             )
         if done.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").split("\n")

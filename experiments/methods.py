@@ -168,32 +168,19 @@ def _lora(
     return Method(label, model, strategy, parameter_metrics, describe, own, joint, resumable)
 
 
-def _unadapted(label: str) -> Method:
-    """A head that trains on the frozen backbone, without adapters."""
+def _unadapted(label: str, own: Mapping[str, Any] | None = None, *, unfrozen: bool = False) -> Method:
+    """A method without adapters: the head alone, or the whole network."""
+    own = own or {}
 
     def model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
-        return SDLoRAModel(backbone, _plain_config(arguments, targets=()))
+        model = SDLoRAModel(backbone, _plain_config(arguments, targets=()))
+        model.backbone.requires_grad_(unfrozen)
+        return model
 
     def describe(arguments: Arguments) -> dict[str, Any]:
-        return _plain_config(arguments, targets=()).to_dict()
+        return _plain_config(arguments, targets=()).to_dict() | {name: getattr(arguments, name) for name in own}
 
-    return Method(label, model, _sdlora_strategy, parameter_metrics, describe)
-
-
-def _finetuned(label: str) -> Method:
-    """Every weight trains, the backbone's at a rate of their own."""
-    unadapted = _unadapted(label)
-
-    def model(backbone: nn.Module, arguments: Arguments) -> nn.Module:
-        made = unadapted.model(backbone, arguments)
-        made.backbone.requires_grad_(True)
-        return made
-
-    def describe(arguments: Arguments) -> dict[str, Any]:
-        return {**unadapted.describe(arguments), "backbone_learning_rate": arguments.backbone_learning_rate}
-
-    own = {"backbone_learning_rate": 1e-4}  # Zhang et al., ICCV 2023 (SLCA)
-    return Method(label, model, _sdlora_strategy, parameter_metrics, describe, own, frozen=False)
+    return Method(label, model, _sdlora_strategy, parameter_metrics, describe, own, frozen=not unfrozen)
 
 
 def _plain() -> list[BasePlugin[Any]]:
@@ -210,7 +197,8 @@ METHODS = {
         "SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config, dict.fromkeys(_OF_SDLORA)
     ),
     "probe": _unadapted("linear probe"),
-    "finetune": _finetuned("full fine-tuning"),
+    # The rate is that of Zhang et al., ICCV 2023 (SLCA).
+    "finetune": _unadapted("full fine-tuning", {"backbone_learning_rate": 1e-4}, unfrozen=True),
     "lora": _lora("sequential LoRA", _plain, directions="single"),
     "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
     "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 10.0}, directions="single", resumable=False),

@@ -16,10 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from avalanche_sdlora.files import replacing
 from experiments.comparison import COMPARED, MEASURES, Estimate, Row, collect, summarize
 
-COLUMNS = (
-    *("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first"),
-    *("gap", "parameters", "seconds"),
-)
+COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
 
 HEADER = """\
 Percent; mean ± standard error over seeds, and a seed gives the class order too. *To the first* is the difference to the
