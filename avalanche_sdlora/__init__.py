@@ -1,6 +1,7 @@
 """SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198) for Avalanche: rehearsal-free class-incremental learning."""
 
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.first_session import FirstSessionPlugin
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence import (
     AdaptersInfo,
@@ -18,6 +19,7 @@ from avalanche_sdlora.strategy import SDLoRAStrategy
 __all__ = [
     "AdaptersInfo",
     "Checkpoint",
+    "FirstSessionPlugin",
     "RankSchedule",
     "SDLoRAConfig",
     "SDLoRAModel",

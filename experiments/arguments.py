@@ -79,6 +79,8 @@ class Arguments:
         optimizer: sgd (with momentum 0.9) or adam.
         learning_rate: Its learning rate.
         head_learning_rate: That of the head, where it is to be another one.
+        later_learning_rate: That of all but the head from the second experience on, where it is to be another one.
+        first_epochs: Epochs over the first experience, where they are to be others.
         augment: Augmentation of the training images; the data set's usual by default.
         bfloat16: Autocast the forward pass to bfloat16.
         seed: Gives the class order and every random number.
@@ -135,6 +137,8 @@ class Arguments:
     optimizer: Literal["sgd", "adam"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
+    later_learning_rate: float | None = None
+    first_epochs: int | None = None
     augment: Literal["paper", "flip", "none"] | None = None
     bfloat16: bool | None = None
     seed: int = 0
@@ -171,7 +175,8 @@ class Arguments:
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         complete = dataclasses.replace(self, **{**filled, "dataset": dataset, "device": device})
         complete = dataclasses.replace(complete, **own_arguments(complete))
-        for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate", "backbone_learning_rate"):
+        rates = [f"{which}learning_rate" for which in ("", "head_", "later_", "backbone_")]
+        for name in ("epochs", "first_epochs", "batch_size", *rates):
             value = getattr(complete, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}: expected a number above 0")

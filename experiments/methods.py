@@ -16,7 +16,7 @@ from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from torch import nn
 
-from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora import FirstSessionPlugin, SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.logging_metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 from avalanche_sdlora.methods.distillation import LwFPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
@@ -78,6 +78,14 @@ def optimizer_of(arguments: Arguments) -> Callable[..., torch.optim.Optimizer]:
     return make
 
 
+def first_session_of(arguments: Arguments) -> list[BasePlugin[Any]]:
+    """What makes the first experience another than the rest, if anything does; it is all that joint training has."""
+    epochs, rate = arguments.first_epochs, arguments.later_learning_rate
+    if METHODS[arguments.method].joint or (epochs is None and rate is None):
+        return []
+    return [FirstSessionPlugin(epochs, rate)]
+
+
 def autocast_of(arguments: Arguments) -> torch.dtype | None:
     """The precision of the forward pass, None for float32."""
     return torch.bfloat16 if arguments.bfloat16 else None
@@ -117,8 +125,16 @@ def _sdlora_model(backbone: nn.Module, arguments: Arguments) -> SDLoRAModel:
     return SDLoRAModel(backbone, arguments.sdlora_config())
 
 
-def _sdlora_strategy(model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
-    return SDLoRAStrategy(model=model, optimizer=optimizer_of(arguments), autocast=autocast_of(arguments), **settings)
+def _sdlora_strategy(
+    model: nn.Module, arguments: Arguments, plugins: Iterable[BasePlugin[Any]] = (), **settings: Any
+) -> SDLoRAStrategy:
+    return SDLoRAStrategy(
+        model=model,
+        optimizer=optimizer_of(arguments),
+        autocast=autocast_of(arguments),
+        plugins=[*first_session_of(arguments), *plugins],
+        **settings,
+    )
 
 
 def _sdlora_config(arguments: Arguments) -> dict[str, Any]:

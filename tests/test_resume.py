@@ -74,16 +74,22 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
             run(Arguments("digits", output=str(tmp_path), **{**SETTINGS, "baselines": False, **changed}))
 
 
-def learn(name, folder, kill=-1):
+class KillAtAnEnd(Kill):
+    """Counts the end of an experience, too."""
+
+    after_training_exp = Kill.after_training_iteration
+
+
+def learn(name, folder, kill=-1, *, killer=Kill, **settings):
     """A method on two experiences of two epochs of four iterations."""
     Kill.left = kill
     torch.manual_seed(0)
-    arguments = Arguments("digits", method=name, targets="*", rank=2).resolved()
+    arguments = Arguments("digits", method=name, targets="*", rank=2, **settings).resolved()
     method, stream = METHODS[name], points_stream().train_stream
     strategy = method.strategy(
         method.model(mlp(), arguments), arguments, train_mb_size=10, train_epochs=2, evaluator=None
     )
-    strategy.plugins.insert(1, Kill())
+    strategy.plugins.insert(1, killer())
     for experience in Checkpoint(folder, share=1).resume(strategy, joined(stream) if method.joint else stream[:2]):
         strategy.train(experience, eval_streams=[])
     return snapshot(strategy.model)
@@ -96,6 +102,16 @@ def test_every_method_that_says_so_can_be_resumed(name, tmp_path):
         with pytest.raises(KilledError):
             learn(name, tmp_path / "killed", kill)
     after = learn(name, tmp_path / "killed")
+    assert all(torch.equal(t, after[key]) for key, t in whole.items())
+
+
+def test_a_longer_first_experience_goes_on_with_what_is_left_of_it(tmp_path):
+    settings = {"killer": KillAtAnEnd, "first_epochs": 3, "later_learning_rate": 0.003}
+    whole = learn("sdlora", tmp_path / "whole", **settings)
+    for kill in (6, 9, 4):  # in its second epoch, after its last, and in the second experience
+        with pytest.raises(KilledError):
+            learn("sdlora", tmp_path / "killed", kill, **settings)
+    after = learn("sdlora", tmp_path / "killed", **settings)
     assert all(torch.equal(t, after[key]) for key, t in whole.items())
 
 
