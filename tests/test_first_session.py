@@ -28,13 +28,13 @@ class Watch(SupervisedPlugin):
         self.rates.append([group["lr"] for group in strategy.optimizer.param_groups])
 
 
-def watched(*args, experiences=3):
+def watched(*args):
     watch = Watch()
     plugins = [FirstSessionPlugin(*args), watch]
     strategy = SDLoRAStrategy(
         model=mlp(), config=MLP, train_mb_size=10, train_epochs=2, plugins=plugins, evaluator=None
     )
-    for experience in points_stream().train_stream[:experiences]:
+    for experience in points_stream().train_stream[:3]:
         strategy.train(experience, eval_streams=[])
     return watch
 
