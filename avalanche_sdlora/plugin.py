@@ -11,7 +11,7 @@ from torch import Tensor
 from avalanche_sdlora import stream
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.guard import FiniteLossGuard
-from avalanche_sdlora.heads.passes import feature_batches
+from avalanche_sdlora.heads.passes import present_features
 from avalanche_sdlora.loss import CurrentClassesLoss
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.optim import check_groups, fill_optimizer
@@ -98,7 +98,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             model.head.multi_head = model.config.use_task_labels and stream.labels_restart(experience)
         head = model.closed_form
         if head is not None and head.follows:  # before the boundary, which may change the function
-            head.remember(x for x, *_ in feature_batches(model, strategy, kwargs.get("num_workers", 0)))
+            head.remember(x for x, *_ in present_features(model, strategy, kwargs.get("num_workers", 0)))
         replaced = model.begin_experience(classes)
         groups = model.trainable_groups()
         fill_optimizer(strategy.optimizer, groups, replaced, self.reset_optimizer_state)
@@ -165,7 +165,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             )
         model = strategy.model
         if model.closed_form is not None:
-            batches = feature_batches(model, strategy, kwargs.get("num_workers", 0))
+            batches = present_features(model, strategy, kwargs.get("num_workers", 0))
             rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
             model.closed_form.learn(rows, len(model.head.weight))
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from avalanche_sdlora.heads.discriminant import fit_ncm
+from avalanche_sdlora.heads.passes import feature_batches
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.metrics import AccuracyMatrix
@@ -34,6 +34,7 @@ def frozen_baselines(
     """Classifiers in closed form on frozen features of unit length, learned along the stream.
 
     They are made from sums over the samples seen so far, so that they are what all of these at once would give.
+    Global random generators are left as they are.
 
     Args:
         features: Images ``(n, 3, size, size)`` to features ``(n, d)``; the same function for the whole stream.
@@ -48,22 +49,23 @@ def frozen_baselines(
     """
 
     def extract(experience: Any) -> tuple[Tensor, Tensor]:
-        loader = DataLoader(experience.dataset.eval(), batch_size=batch_size, num_workers=num_workers)
-        pairs = [(features(x.to(device)), y.to(device)) for x, y, *_ in loader]
-        return F.normalize(torch.cat([f.double() for f, _ in pairs]), dim=1), torch.cat([y for _, y in pairs])
+        batches = feature_batches(
+            features, experience.dataset, batch_size=batch_size, device=device, num_workers=num_workers
+        )
+        x, y, _ = zip(*batches)
+        return F.normalize(torch.cat(x).double(), dim=1), torch.cat(y)
 
     statistics: FeatureStatistics | None = None
     tests: list[tuple[Tensor, Tensor]] = []
     rows: dict[str, list[list[float]]] = {name: [] for name in CLASSIFIERS}
-    with torch.no_grad():
-        for train, test in zip(train_stream, test_stream, strict=True):
-            x, y = extract(train)
-            statistics = statistics or FeatureStatistics(x.shape[1]).to(device)
-            statistics.update(x, y)
-            tests.append(extract(test))
-            for name, classifier in CLASSIFIERS.items():
-                weight, bias, *_ = classifier(statistics)
-                hits = [(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).double().mean() for x, y in tests]
-                rows[name].append([100 * float(hit) for hit in hits])
+    for train, test in zip(train_stream, test_stream, strict=True):
+        x, y = extract(train)
+        statistics = statistics or FeatureStatistics(x.shape[1]).to(device)
+        statistics.update(x, y)
+        tests.append(extract(test))
+        for name, classifier in CLASSIFIERS.items():
+            weight, bias, *_ = classifier(statistics)
+            hits = [(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).double().mean() for x, y in tests]
+            rows[name].append([100 * float(hit) for hit in hits])
     samples = [len(y) for _, y in tests]
     return {name: AccuracyMatrix.from_rows(accuracies, samples) for name, accuracies in rows.items()}

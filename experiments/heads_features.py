@@ -12,10 +12,10 @@ import torch
 from avalanche.logging import InteractiveLogger
 from avalanche.training.plugins import EvaluationPlugin
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from avalanche_sdlora import Checkpoint, SDLoRAModel
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.heads.passes import feature_batches
 from experiments import run
 from experiments.arguments import Arguments
 from experiments.methods import METHODS
@@ -111,13 +111,11 @@ def _save(folder: Path, moment: int, strategy: Any, benchmark: Any, workers: int
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-@torch.no_grad()
 def _features(strategy: Any, experience: Any, workers: int) -> tuple[NDArray[Any], ...]:
     """Features, labels, and the labels that the model predicts; no random number of the training is drawn."""
     model = strategy.model.to(strategy.device).eval()
-    parts = []
-    with torch.random.fork_rng(devices=[]):
-        for x, y, *_ in DataLoader(experience.dataset.eval(), batch_size=128, num_workers=workers):
-            features = model.features(x.to(strategy.device))
-            parts.append((features.cpu(), y, model.head(features).argmax(1).cpu()))
+    batches = feature_batches(
+        model.features, experience.dataset, batch_size=128, device=strategy.device, num_workers=workers
+    )
+    parts = [(x.cpu(), y.cpu(), model.head(x).detach().argmax(1).cpu()) for x, y, _ in batches]
     return tuple(torch.cat(column).numpy() for column in zip(*parts))

@@ -26,8 +26,9 @@ from rich.table import Table
 
 from avalanche_sdlora import SDLoRAStrategy
 from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora.heads import passes
 from benchmarks import make_benchmark
-from experiments import baselines, methods, run
+from experiments import methods, run
 from experiments.arguments import Arguments
 from experiments.photographs import write_photographs
 from experiments.report import environment, write_json
@@ -119,11 +120,11 @@ def profile(arguments: Arguments, *, experiences: int = 1, random_weights: bool 
         def loader(*args: Any, **kwargs: Any) -> Any:
             return TimedLoader(data_loader(*args, **kwargs), clock)
 
-        frozen_baselines, data_loader = baselines.frozen_baselines, baselines.DataLoader
+        frozen_baselines, data_loader = run.frozen_baselines, passes.DataLoader
         replaced: list[tuple[Any, str, Any]] = [
             (base, "trigger_plugins", trigger),
             (base_sgd, "trigger_plugins", trigger),
-            (baselines, "DataLoader", loader),
+            (passes, "DataLoader", loader),
             (run, "frozen_baselines", baseline),
             (methods, "SDLoRAStrategy", _timed_strategy(clock)),
             (run, "make_benchmark", lambda *a, **k: _Beginning(make_benchmark(*a, **k), experiences)),

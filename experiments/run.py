@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.logging import InteractiveLogger, TensorboardLogger
 from avalanche.training.determinism.rng_manager import RNGManager
@@ -183,16 +182,15 @@ def _benchmark(arguments: Arguments, inputs: InputSpec) -> Any:
 
 
 def _baselines(strategy: Any, benchmark: Any, arguments: Arguments) -> dict[str, AccuracyMatrix]:
-    """What needs no training, by name; it leaves the random numbers of the training as they are."""
-    with torch.random.fork_rng():
-        return frozen_baselines(
-            strategy.model.to(strategy.device).eval().features,
-            benchmark.train_stream,
-            benchmark.test_stream,
-            batch_size=128,
-            device=strategy.device,
-            num_workers=arguments.workers,
-        )
+    """What needs no training, by name."""
+    return frozen_baselines(
+        strategy.model.to(strategy.device).eval().features,
+        benchmark.train_stream,
+        benchmark.test_stream,
+        batch_size=128,
+        device=strategy.device,
+        num_workers=arguments.workers,
+    )
 
 
 def _reports(model: Any) -> dict[str, Any]:

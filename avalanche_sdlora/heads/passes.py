@@ -1,8 +1,8 @@
-"""One pass over the images of an experience, to learn from their features without training."""
+"""Passes over images to learn from their features without training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,27 +14,46 @@ from avalanche_sdlora.model import SDLoRAModel
 
 @torch.no_grad()
 def feature_batches(
+    features: Callable[[Tensor], Tensor], data: Any, *, batch_size: int, device: torch.device, num_workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Features ``(n, d)``, class and task labels ``(n,)`` of the images of ``data``, in their order.
+
+    With the evaluation transforms and without gradient. Global random generators are left as they are.
+
+    Args:
+        features: Images ``(n, 3, size, size)`` to features.
+        data: An Avalanche data set. Task labels are None where its samples have none.
+        batch_size: Images at once.
+        device: Where to compute.
+        num_workers: Loader processes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for x, y, *rest in DataLoader(data.eval(), batch_size=batch_size, num_workers=num_workers):
+            yield features(x.to(device)), y.to(device), rest[0].to(device) if rest else None
+
+
+def present_features(
     model: SDLoRAModel, strategy: Any, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Features ``(n, d)``, class and task labels ``(n,)`` of the present experience's training images, in their order.
+    """:func:`feature_batches` of the present experience's training images, in evaluation mode.
 
-    With the evaluation transforms, in evaluation mode and without gradient. Global random generators are left as they
-    are, and so is the mode of ``model`` once the pass is complete. Task labels are None where they are not used.
+    The mode of ``model`` is as it was once the pass is complete. Task labels are None where they are not used.
 
     Args:
         model: The model.
         strategy: Whose experience, device and evaluation batch size are used.
         num_workers: Loader processes.
     """
-    data = strategy.adapted_dataset.eval()
     training = model.training
     try:
-        with torch.random.fork_rng(devices=[]):
-            loader = DataLoader(data, batch_size=strategy.eval_mb_size, num_workers=num_workers)
-            for x, y, *rest in loader:
-                # again for every batch: whoever takes the batches may use the model in between
-                features = model.eval().features(x.to(strategy.device))
-                labels = rest[0].to(strategy.device) if rest and model.config.use_task_labels else None
-                yield features, y.to(strategy.device), labels
+        batches = feature_batches(
+            lambda x: model.eval().features(x),  # for every batch: its taker may use the model in between
+            strategy.adapted_dataset,
+            batch_size=strategy.eval_mb_size,
+            device=strategy.device,
+            num_workers=num_workers,
+        )
+        for features, y, labels in batches:
+            yield features, y, labels if model.config.use_task_labels else None
     finally:
         model.train(training)

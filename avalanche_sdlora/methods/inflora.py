@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
-from avalanche_sdlora.heads.passes import feature_batches
+from avalanche_sdlora.heads.passes import present_features
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.protected import extend, free_rows
 from avalanche_sdlora.model import SDLoRAModel
@@ -70,7 +70,7 @@ class InfLoRAPlugin(LoRAPlugin):
     def _moments(self, strategy: Any, num_workers: int) -> dict[str, Tensor]:
         """Second moment ``(in, in)`` of the inputs of every adapted layer, float64."""
         with _listening(strategy.model) as moments:
-            for _ in feature_batches(strategy.model, strategy, num_workers):
+            for _ in present_features(strategy.model, strategy, num_workers):
                 pass
         return moments
 
