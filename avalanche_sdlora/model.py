@@ -90,6 +90,8 @@ class SDLoRAModel(MultiTaskModule):
         stays = not self._adapters or (task > 1 and self.config.directions == "single")
         replaced = [] if stays else self._next_direction(task)
         replaced += self.head.grow(classes)
+        if self.closed_form is not None:
+            self.closed_form.learning = True
         self._trained = self._count_trainable()
         return replaced
 
@@ -211,9 +213,9 @@ class SDLoRAModel(MultiTaskModule):
     def forward(self, x: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label; classes not seen, or not of the sample's task, have -1000.
 
-        They are the linear head's in training. In evaluation mode they are those of the head that the config names,
-        from the end of the first experience; the classes of an experience that is being learned do not compete before
-        its end.
+        They are the linear head's in training, and in evaluation mode those of the head that the config names. A head
+        in closed form knows an experience at its end only, so that until then, from when the experience has begun, the
+        linear head predicts everything: an evaluation between epochs, as early stopping makes them, sees it learn.
         """
         features = self.features(x)
         labels = task_labels if self.config.use_task_labels else None

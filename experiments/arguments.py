@@ -36,8 +36,8 @@ class Arguments:
 
     Args:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
-        recipe: Where everything left open comes from: default, paper or reference, or another table of the data set's
-            file in experiments/recipes.
+        recipe: Where everything left open comes from: default, best, paper or reference, or another table of the data
+            set's file in experiments/recipes.
         method: What is trained: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on one
             low-rank adapter; olora, nlora, clora or inflora, with one for each task.
         backbone: A timm model name.
@@ -79,7 +79,8 @@ class Arguments:
         optimizer: sgd (with momentum 0.9) or adam.
         learning_rate: Its learning rate.
         head_learning_rate: That of the head, where it is to be another one.
-        later_learning_rate: That of all but the head from the second experience on, where it is to be another one.
+        later_learning_rate: That of all but the head from the second experience on, where it is to be a smaller one;
+            of no effect on joint, like the next.
         first_epochs: Epochs over the first experience, where they are to be others.
         augment: Augmentation of the training images; the data set's usual by default.
         bfloat16: Autocast the forward pass to bfloat16.
@@ -171,6 +172,8 @@ class Arguments:
         check_settings(recipe, f"recipe {self.recipe!r} of {kind}")
         recipe["weights"] = local_weights(self.backbone or recipe["backbone"])
         recipe["output"] = str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"))
+        if self.head == "linear":
+            recipe.pop("drift", None)  # which belongs to the recipe's own head
         filled = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         complete = dataclasses.replace(self, **{**filled, "dataset": dataset, "device": device})

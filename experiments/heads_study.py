@@ -38,10 +38,10 @@ SOURCES = ("frozen", "none", "linear", "oracle")
 
 
 def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 2000) -> list[dict[str, Any]]:
-    """Trains and evaluates what is missing; writes ``heads.json`` for each seed and ``heads.md`` for all of them.
+    """Trains and evaluates what is missing; writes ``heads-UNITS.json`` for each seed and ``heads.md`` for all of them.
 
     Args:
-        arguments: Of a run; ``output`` gets a folder for each seed.
+        arguments: Of a run; ``output`` gets a folder for each seed. Of a recipe with a head the training is taken.
         seeds: Each gives the class order and every random number.
         expansion: Units of the random expansion.
 
@@ -49,7 +49,7 @@ def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 20
         The results of each seed, of the ``linear head`` and by kind and source: the metrics of the stream in percent
         (an oracle has those after the last experience only) and what the head costs at the last experience.
     """
-    arguments = arguments.resolved()
+    arguments = dataclasses.replace(arguments, head=arguments.head or "linear").resolved()
     base = Path(str(arguments.output))
     results = []
     for seed in seeds:

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from avalanche_sdlora import AdaptersInfo, SDLoRAModel, load_adapters, read_adapters
 from avalanche_sdlora.backbones import create_backbone
@@ -27,7 +28,7 @@ class Prediction:
     Attributes:
         image: The file.
         classes: The names of the most probable classes, the best first.
-        probabilities: Theirs, out of all classes seen.
+        probabilities: Theirs, out of all classes seen, as :func:`probabilities` has them.
     """
 
     image: str
@@ -84,10 +85,23 @@ def predict(
     for path, picture in zip(images, pictures):
         with torch.no_grad():
             logits = model(transform(picture).unsqueeze(0).to(device))[0, seen]  # (classes seen,)
-        best = logits.double().softmax(0).topk(min(top, len(seen)))
+        best = probabilities(logits.double(), info.config.head).topk(min(top, len(seen)))
         names = [_name(info, seen[i]) for i in best.indices.tolist()]
         found.append(Prediction(path, names, best.values.tolist()))
     return found
+
+
+def probabilities(scores: Tensor, head: str) -> Tensor:
+    """What a head's scores ``(classes,)`` say of the probability of each class.
+
+    The softmax of a linear head's, and of ``lda``'s, which is its posterior. Ridge regression on the indicators of the
+    classes estimates their probabilities itself; below 0 they are cut. For ``ncm``, whose scores are differences of
+    cosines, the softmax has the right order and no other meaning.
+    """
+    if head not in ("ridge", "random_ridge"):
+        return scores.softmax(0)
+    positive = scores.clamp(min=0)
+    return positive / positive.sum()
 
 
 def _model(info: AdaptersInfo, adapters: str, weights: str | None) -> tuple[SDLoRAModel, InputSpec]:

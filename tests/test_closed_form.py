@@ -113,6 +113,29 @@ def test_it_learns_every_kind_of_stream(kind):
     assert sum(hits) / len(hits) > 0.85
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_experiences_may_be_as_small_as_one_image(kind):
+    x, y = samples()
+    head = ClosedFormHead(6, kind, "linear", expansion=40)
+    head.learn([(x[:1], y[:1])], 1)
+    assert head(x).argmax(1).eq(0).all()
+    for i in (1, 2):
+        head.remember([x[i : i + 1]])
+        head.learn([(x[i : i + 1], y[i : i + 1])], 3)
+    assert torch.equal(head(x[:3]).argmax(1), y[:3])
+
+
+def test_statistics_stay_in_float64_whatever_the_model_and_the_caller_compute_in():
+    x, y = samples()
+    expected = learned("random_ridge", [(x, y)])
+    head = ClosedFormHead(6, "random_ridge", expansion=40).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        head.learn([(x, y)], 3)
+    head.bfloat16()
+    assert torch.equal(head.statistics.second, expected.statistics.second)
+    assert torch.equal(head.weight, expected.weight)
+
+
 def test_class_labels_that_restart_in_every_task_have_rows_of_their_own():
     strategy, benchmark = trained(config("lda"), task_labels=True, class_ids_from_zero_in_each_exp=True)
     model = strategy.model.eval()
@@ -136,18 +159,23 @@ def test_it_follows_features_that_move(kind):
     torch.testing.assert_close(head(x @ mix.T), unmoved(x), rtol=1e-3, atol=1e-3)
 
 
-def test_classes_being_learned_do_not_compete_and_evaluation_changes_nothing():
+def test_while_an_experience_is_learned_the_linear_head_predicts_and_evaluation_changes_nothing():
     strategy, benchmark = trained(config("random_ridge", "linear"), experiences=5)
-    model = strategy.model
+    model, x = strategy.model.eval(), images(benchmark.test_stream[0])[0]
+    solved = model(x)
     model.begin_experience({0: [10, 11]})
     before = snapshot(model)
-    logits = model.eval()(images(benchmark.test_stream[0])[0])
-    assert (logits[:, 10:] == MASKED).all()
-    assert torch.isfinite(logits).all()
+    logits = model(x)
+    torch.testing.assert_close(logits, model.head(model.features(x)))
+    assert not torch.allclose(logits[:, :10], solved)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    fresh = SDLoRAModel(mlp(), model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(x), logits)
     # Scores of any size leave those who do not compete behind.
-    scores = torch.full((2, 10), -5000.0) + torch.arange(10.0)
-    assert model.head.lay_out(scores).argmax(1).tolist() == [9, 9]
+    model.head.reserve(14)
+    scores = torch.full((2, 12), -5000.0) + torch.arange(12.0)
+    assert model.head.lay_out(scores).argmax(1).tolist() == [11, 11]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,7 +232,15 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             SDLoRAConfig(**settings)
+    for settings, message in [({"kind": "nmc"}, "kind='nmc'"), ({"drift": "Linear"}, "drift='Linear'")]:
+        with pytest.raises(ValueError, match=message):
+            ClosedFormHead(**{"features": 6, "kind": "ncm", **settings})
     x, y = samples()
+    with pytest.raises(ValueError, match="rows=2"):
+        learned("ridge", [(x, y)], rows=2)
+    for nothing in ([], [(x[:0], y[:0])]):
+        with pytest.raises(ValueError, match="without images"):
+            learned("ridge", nothing)
     head = learned("ridge", [(x, y)])
     head.remember([x[:5]])
     with pytest.raises(ValueError, match=r"90 images, but 5|same images"):

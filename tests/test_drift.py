@@ -67,8 +67,26 @@ def test_a_shift_under_noise_is_found_as_a_shift():
     torch.testing.assert_close(drift.bias, torch.full((6,), 4.0, dtype=torch.float64), atol=0.4, rtol=0)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_images_that_are_all_alike_show_no_more_than_a_shift(noise):
+    x = (1 + noise * cloud(20, 192, seed=0)).float()
+    drift = fitted(x, x + 0.5)
+    torch.testing.assert_close(drift.weight, torch.eye(192, dtype=torch.float64), atol=0.05, rtol=0)
+    torch.testing.assert_close(x.double() @ drift.weight.T + drift.bias, x.double() + 0.5, atol=1e-5, rtol=0)
+
+
+def test_two_images_show_a_shift_in_either_order():
+    x = cloud(2, 16, seed=4)
+    z = x + cloud(2, 16, seed=5)
+    one, other = fitted(x, z), fitted(x.flip(0), z.flip(0))
+    torch.testing.assert_close(one.weight, other.weight)
+    torch.testing.assert_close(one.weight, torch.eye(16, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
 def test_bad_input_is_refused():
     moments = DriftMoments(4)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        moments.update(torch.ones(5, 4), torch.full((5, 4), torch.nan))
     with pytest.raises(ValueError, match="same images"):
         moments.update(torch.ones(5, 4), torch.ones(4, 4))
     with pytest.raises(ValueError, match="of 0 samples"):

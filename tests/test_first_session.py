@@ -59,7 +59,40 @@ def test_a_single_group_has_the_later_rate_as_a_whole():
     assert watch.rates == [[0.2], [0.1]]
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 2.0}, {"later_rate": 0.0}, {"later_rate": -1.0}])
+def test_the_strategy_has_its_own_number_of_epochs_back():
+    watch = Watch()
+    strategy = SDLoRAStrategy(
+        model=mlp(),
+        config=MLP,
+        train_mb_size=10,
+        train_epochs=2,
+        plugins=[FirstSessionPlugin(4), watch],
+        evaluator=None,
+    )
+    first, second, *_ = points_stream().train_stream
+    strategy.train(first, eval_streams=[])
+    assert strategy.train_epochs == 2
+    strategy.train_epochs = 3
+    strategy.train(second, eval_streams=[])
+    assert watch.epochs == [4, 3]
+
+
+def test_a_rate_is_never_raised():
+    assert watched(None, 0.5).rates == 3 * [[0.01, 0.01, 0.01]]
+
+
+def test_it_must_come_after_the_method():
+    strategy = Naive(
+        model=(model := SDLoRAModel(mlp(), MLP)),
+        optimizer=SGD(model.parameters(), lr=0.2),
+        plugins=[FirstSessionPlugin(3), SDLoRAPlugin()],
+        evaluator=None,
+    )
+    with pytest.raises(ValueError, match="expected an SDLoRAPlugin before FirstSessionPlugin"):
+        strategy.train(points_stream().train_stream[0])
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 2.0}, {"later_rate": 0.0}, {"later_rate": "0.1"}])
 def test_numbers_out_of_range_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):

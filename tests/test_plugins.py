@@ -1,5 +1,6 @@
 """The optimizer along the stream, and Avalanche's other plugins beside ours."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -11,6 +12,7 @@ from avalanche.training.plugins import EarlyStoppingPlugin, EvaluationPlugin, LR
 from torch.optim import SGD, Adam
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
+from avalanche_sdlora.adapter import projections_of
 from tests.common import MLP, Watch, image_stream, mlp, optimized, points_stream, strategy_for, tiny_vit
 
 
@@ -86,6 +88,23 @@ def test_early_stopping_and_periodic_evaluation(evaluator):
     strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream[:1]])
     strategy.train(benchmark.train_stream[1], eval_streams=[benchmark.test_stream[:2]])
     assert 0 < watch.iterations < 2 * 30 * 4
+
+
+def test_early_stopping_decides_the_same_whatever_head_predicts_in_the_end():
+    def trained(head):
+        torch.manual_seed(0)
+        evaluator = EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
+        stop = EarlyStoppingPlugin(2, "test_stream", metric_name="Top1_Acc_Stream")
+        config = dataclasses.replace(MLP, head=head)
+        strategy = strategy_for(config=config, plugins=[stop], evaluator=evaluator, train_epochs=5, eval_every=1)
+        benchmark = points_stream()
+        for i in range(2):
+            strategy.train(benchmark.train_stream[i], eval_streams=[benchmark.test_stream[i : i + 1]])
+        return strategy.model
+
+    linear, ridge = trained("linear"), trained("ridge").state_dict()
+    assert all(p.B.abs().max() > 0 for p in projections_of(linear))
+    assert all(torch.equal(t, ridge[name]) for name, t in linear.state_dict().items())
 
 
 def test_learning_rate_scheduler_keeps_its_grip_on_the_optimizer():

@@ -92,7 +92,7 @@ def test_bad_input_is_refused_and_adds_nothing():
         with pytest.raises(ValueError, match=message):
             statistics.update(*bad)
     assert torch.equal(statistics.second, before)
-    with pytest.raises(ValueError, match="of 0 samples"):
+    with pytest.raises(ValueError, match="of no samples"):
         fit_ridge(FeatureStatistics(3))
     with pytest.raises(ValueError, match="penalty=0"):
         fit_ridge(statistics, 0)

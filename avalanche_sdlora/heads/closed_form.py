@@ -44,6 +44,12 @@ class ClosedFormHead(GrowingModule):
             ``"none"``: statistics of all experiences are added up as if nothing moved.
         expansion: ``M``.
         seed: Draws the expansion.
+
+    Attributes:
+        learning: Whether an experience has begun that has not been learned yet; then it is not :attr:`ready`.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
     GROWING: ClassVar = {"weight": (0,), "bias": (0,), "before": (0,)}
@@ -54,7 +60,14 @@ class ClosedFormHead(GrowingModule):
 
     def __init__(self, features: int, kind: str, drift: str = "none", expansion: int = 2000, seed: int = 0) -> None:
         super().__init__()
+        if kind not in _FITS:
+            raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, _FITS))}")
+        if drift not in ("none", "linear"):
+            raise ValueError(f"drift={drift!r}: expected 'none' or 'linear'")
+        if type(expansion) is not int or expansion < 1:
+            raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1")
         self.kind = kind
+        self.learning = False
         self.expand = RandomExpansion(features, expansion, seed) if kind == "random_ridge" else nn.Identity()
         self.size = expansion if kind == "random_ridge" else features
         self.statistics = FeatureStatistics(self.size)  # of each row of the linear head, by its index
@@ -63,10 +76,27 @@ class ClosedFormHead(GrowingModule):
         self.frame = Frame(features) if drift == "linear" else None
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
 
+    def get_extra_state(self) -> Tensor:
+        """``learning``: a plain attribute otherwise, so that reading it never waits for a device."""
+        return torch.tensor(self.learning)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The opposite of :meth:`get_extra_state`."""
+        self.learning = bool(state)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
+        """Moves with the model to another device, but stays in float64 when the model takes another type."""
+
+        def applied(t: Tensor) -> Tensor:
+            new = fn(t)
+            return t.to(new.device) if t.dtype == torch.float64 != new.dtype else new
+
+        return super()._apply(applied, recurse)
+
     @property
     def ready(self) -> bool:
-        """Whether there is something to predict with."""
-        return len(self.weight) > 0
+        """Whether there is something to predict with, of all that has begun to be learned."""
+        return len(self.weight) > 0 and not self.learning
 
     @property
     def follows(self) -> bool:
@@ -75,8 +105,15 @@ class ClosedFormHead(GrowingModule):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Tensor]) -> None:
-        """Keeps the features ``(n, d)`` of an experience's images, in batches, until :meth:`learn`."""
-        self.replace("before", torch.cat([x.float() for x in batches]))
+        """Keeps the features ``(n, d)`` of an experience's images, in batches, until :meth:`learn`.
+
+        Raises:
+            ValueError: There are none.
+        """
+        features = [x.float() for x in batches]
+        if not features:
+            raise ValueError("batches: empty; expected the features of an experience's images")
+        self.replace("before", torch.cat(features))
 
     @torch.no_grad()
     def learn(self, batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> None:
@@ -88,7 +125,8 @@ class ClosedFormHead(GrowingModule):
             rows: Number of rows of the linear head.
 
         Raises:
-            ValueError: The images are not as many as were remembered, or a feature is not finite.
+            ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
+                fewer rows than classes.
         """
         before = self.before
         if len(before):
@@ -105,9 +143,16 @@ class ClosedFormHead(GrowingModule):
         new = FeatureStatistics(self.size).to(self.weight.device)
         for x, y in batches:
             new.update(self._project(x), y)
+        if not len(new.labels):
+            raise ValueError("batches: without images; expected those of an experience")
+        if int(new.labels.max()) >= rows:
+            raise ValueError(
+                f"rows={rows}: the linear head must have a row for each class, got {int(new.labels.max())}"
+            )
         self.statistics.add(new)
         self.replace("before", before[:0])
         self._solve(rows)
+        self.learning = False
 
     def _solve(self, rows: int) -> None:
         weight, bias, *_ = _FITS[self.kind](self.statistics)
@@ -117,12 +162,13 @@ class ClosedFormHead(GrowingModule):
 
     def _project(self, x: Tensor) -> Tensor:
         """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
-        return self.expand(x if self.frame is None else self.frame(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.expand(x if self.frame is None else self.frame(x))
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
+        h = self._project(features)
         with torch.autocast(features.device.type, enabled=False):
-            h = self._project(features)
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
     def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:

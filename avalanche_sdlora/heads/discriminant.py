@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from avalanche_sdlora.heads.ridge import rounding
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 
@@ -32,16 +33,14 @@ def fit_lda(statistics: FeatureStatistics) -> Linear:
 
     ``w_c = S^-1 m_c`` and ``b_c = -m_c^T S^-1 m_c / 2``, centred over the classes, so that softmax gives the
     posterior (streaming as in Hayes and Kanan, CVPR Workshops 2020, arXiv 1909.01520). ``S`` is
-    :func:`shrunk_covariance` of the features about their class means.
-
-    Raises:
-        ValueError: No class has two samples.
+    :func:`shrunk_covariance` of the features about their class means; where no class varies, the identity, so that the
+    nearest mean wins.
     """
     m = statistics.means  # (classes, d)
     freedom = float(statistics.counts.sum()) - len(m)
-    if freedom < 1:
-        raise ValueError(f"statistics: {len(m)} classes of one sample each; a covariance needs more")
     scatter = statistics.second - (statistics.sums.T / statistics.counts) @ statistics.sums
+    if freedom < 1 or scatter.trace() <= rounding(statistics.second.trace()):
+        scatter, freedom = torch.zeros_like(scatter), 1.0
     weight = torch.linalg.solve(shrunk_covariance(scatter / freedom, freedom), m.T).T
     bias = -(weight * m).sum(1) / 2
     return Linear(weight - weight.mean(0), bias - bias.mean())

@@ -44,7 +44,7 @@ class DriftMoments(nn.Module):
         """Adds the features ``(n, d)`` of some images, before and after.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not fit, or a feature is not finite.
         """
         if before.shape != after.shape or before.dim() != 2 or before.shape[1] != self.sums.shape[1]:
             raise ValueError(
@@ -53,6 +53,8 @@ class DriftMoments(nn.Module):
             )
         x = before.to(self.sums)
         v = after.to(self.sums) - x  # its moments keep their digits where little has moved
+        if not torch.isfinite(v).all():
+            raise ValueError("before, after: a feature is NaN or infinite; nothing has been added")
         self.n += len(x)
         self.sums += torch.stack([x.sum(0), v.sum(0)])
         self.moments += torch.stack([x.T @ x, v.T @ x])
@@ -74,7 +76,8 @@ class DriftMoments(nn.Module):
         mean_x, mean_v = self.sums / self.n
         xx = self.moments[0] - self.n * torch.outer(mean_x, mean_x)
         vx = self.moments[1] - self.n * torch.outer(mean_v, mean_x)
-        D, penalty, _ = solve_ridge(xx, vx, self.spread - self.n * mean_v.square().sum(), self.n)
+        spread = self.spread - self.n * mean_v.square().sum()
+        D, penalty, _ = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
         weight = torch.eye(len(D), dtype=D.dtype, device=D.device) + D
         return DriftMap(weight, mean_v - D @ mean_x, penalty)
 
@@ -104,9 +107,10 @@ class Frame(nn.Module):
     def follow(self, drift: DriftMap) -> None:
         """Lets features that have moved by ``drift`` have the coordinates that they had.
 
-        From a singular map there is no way back: what it has made one of many is put at the least of them.
+        From a map that is singular in float32 there is no way back: what it has made one of many is put at the least
+        of them.
         """
-        self.weight.copy_(self.weight @ torch.linalg.pinv(drift.weight))
+        self.weight.copy_(self.weight @ torch.linalg.pinv(drift.weight, rtol=1e-6))
         self.bias -= self.weight @ drift.bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class RandomExpansion(nn.Module):
     def plain(self, A: Tensor | None = None, c: Tensor | None = None) -> nn.Sequential:
         """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``."""
         units, features = self.weight.shape
-        linear = nn.Linear(features, units, device=self.weight.device)
+        linear = torch.nn.utils.skip_init(nn.Linear, features, units, device=self.weight.device)  # draws nothing
         P = self.weight.double()
         linear.weight.copy_(P if A is None else P @ A)
         linear.bias.copy_(torch.zeros(units) if c is None else P @ c)

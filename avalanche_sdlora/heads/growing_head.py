@@ -113,11 +113,9 @@ class GrowingHead(GrowingModule):
     def lay_out(self, scores: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label, as :meth:`forward`, from the scores ``(n, rows)`` of some classifier.
 
-        Rows that came after the classifier was made are missing from ``scores`` and do not compete. Where a score is
-        below -1000, those that do not compete have one less than the smallest.
+        Where a score is below -1000, those that do not compete have one less than the smallest.
         """
         rows = self._rows(task_labels)  # (n or 1, classes)
-        rows = rows.masked_fill(rows >= scores.shape[1], -1)
         if not scores.shape[1]:
             return scores.new_full((len(scores), rows.shape[1]), MASKED)
         logits = scores.gather(1, rows.clamp(min=0).expand(len(scores), -1))  # (n, classes)

@@ -32,37 +32,41 @@ def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ri
     Features and indicators are centred, which leaves the intercept unpenalised.
 
     Args:
-        statistics: Of at least two samples.
+        statistics: Of at least one sample.
         penalty: Above 0; None: chosen by generalised cross-validation, see :func:`solve_ridge`.
 
     Raises:
-        ValueError: There are fewer than two samples, or ``penalty`` is out of range.
+        ValueError: There is no sample, or ``penalty`` is out of range.
     """
     n = statistics.counts.sum()
-    if n < 2:
-        raise ValueError(f"statistics: of {int(n)} samples; a regression needs at least two")
+    if n < 1:
+        raise ValueError("statistics: of no samples; a regression needs at least one")
     mean = statistics.sums.sum(0) / n  # (d,)
     share = statistics.counts / n  # (classes,), the mean indicator
     gram = statistics.second - n * torch.outer(mean, mean)  # (d, d)
     cross = statistics.sums - n * torch.outer(share, mean)  # (classes, d)
     spread = (statistics.counts * (1 - share)).sum()  # of the indicators
-    weight, penalty, _ = solve_ridge(gram, cross, spread, n, penalty)
+    weight, penalty, _ = solve_ridge(gram, cross, spread, n, statistics.second.trace(), penalty)
     return Ridge(weight, share - weight @ mean, penalty)
 
 
-def solve_ridge(gram: Tensor, cross: Tensor, spread: Tensor, n: Tensor, penalty: float | None = None) -> Solution:
+def solve_ridge(
+    gram: Tensor, cross: Tensor, spread: Tensor, n: Tensor, size: Tensor, penalty: float | None = None
+) -> Solution:
     """``argmin_W sum_i ||W x_i - t_i||^2 + penalty ||W||_F^2`` for centred ``x_i`` and ``t_i``.
 
     The penalty is chosen by generalised cross-validation on the same statistics (Golub, Heath and Wahba, Technometrics
     1979): with the eigenvalues ``s`` of ``gram`` it minimises ``RSS / (n - df)^2``, ``df = 1 + sum s / (s + penalty)``,
-    over 161 values from ``1e-10`` to ``1e6`` times the mean eigenvalue. Where all samples have the same leverage, that
-    is the squared error of leave-one-out up to a factor.
+    over 161 values from ``1e-10`` to ``1e6`` times the mean eigenvalue, and takes the largest of those that are alike.
+    Where all samples have the same leverage, that is the squared error of leave-one-out up to a factor.
 
     Args:
         gram: ``sum x x^T (d, d)``.
         cross: ``sum t x^T (k, d)``.
         spread: ``sum ||t||^2``, a scalar.
         n: Number of samples, a scalar; one degree of freedom went into the means.
+        size: ``sum ||x||^2`` before ``x`` was centred, a scalar. A direction in which less than the rounding of such
+            sums is left has weight 0.
         penalty: Above 0; None: chosen as above.
 
     Raises:
@@ -71,17 +75,24 @@ def solve_ridge(gram: Tensor, cross: Tensor, spread: Tensor, n: Tensor, penalty:
     if penalty is not None and not penalty > 0:
         raise ValueError(f"penalty={penalty!r}: expected a number above 0, or None")
     s, V = torch.linalg.eigh(gram)
-    s = s.clamp(min=0)
-    z = cross @ V  # (k, d)
+    varies = s > rounding(size)
+    s = torch.where(varies, s, 0)
+    z = torch.where(varies, cross @ V, 0)  # (k, d)
     candidates = torch.logspace(-10, 6, 161, dtype=s.dtype, device=s.device) * s.mean()
     if penalty is not None:
         candidates = s.new_tensor([penalty])
-    candidates = candidates.clamp(min=torch.finfo(s.dtype).tiny)  # features that are all alike
+    candidates = candidates.clamp(min=1e-100)  # features that are all alike; its inverse squared is still a number
     shrunk = 1 / (s + candidates[:, None])  # (candidates, d)
-    energy = z.square().sum(0)  # (d,)
-    residual = spread - 2 * (shrunk @ energy) + (shrunk.square() @ (s * energy))
+    explained = z.square().sum(0) / torch.where(varies, s, 1)  # (d,), without a penalty
+    # What no weight explains, and what the penalty costs: a difference of large numbers only once.
+    residual = (spread - explained.sum()).clamp(min=0) + (candidates[:, None] * shrunk).square() @ explained
     freedom = n - 1 - (shrunk * s).sum(1)
     # Without a degree of freedom left nothing can be said of a candidate.
-    score = torch.where(freedom > 1e-6 * n, residual.clamp(min=0) / freedom.square(), torch.inf)
-    best = int(score.argmin())
+    score = torch.where(freedom > 1e-6 * n, residual / freedom.square(), torch.inf)
+    best = int((score <= score.min() * (1 + 1e-9)).nonzero()[-1])
     return Solution((z * shrunk[best]) @ V.T, float(candidates[best]), float(freedom[best]))
+
+
+def rounding(size: Tensor) -> Tensor:
+    """What sums of squares that are ``size`` in all leave where nothing varies, in the precision of ``size``."""
+    return 10 * torch.finfo(size.dtype).eps * size

@@ -21,7 +21,7 @@ class FeatureStatistics(GrowingModule):
 
     Attributes:
         second: ``(d, d)``, ``sum_i x_i x_i^T``.
-        labels: ``(classes,)``, the class labels seen, in the order of their first appearance.
+        labels: ``(classes,)``, the class labels seen, those of one batch in ascending order after those before it.
         counts: ``(classes,)``, samples of each.
         sums: ``(classes, d)``, the sum of the features of each.
     """
@@ -69,6 +69,8 @@ class FeatureStatistics(GrowingModule):
 
     def _rows(self, labels: Tensor) -> Tensor:
         """The row of each label ``(n,)``; a label not seen before gets one."""
+        if not len(labels):
+            return labels
         known = set(self.labels.tolist())
         new = torch.tensor([c for c in labels.unique().tolist() if c not in known], dtype=torch.long)
         if len(new):

@@ -139,7 +139,7 @@ def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tenso
     if model.closed_form is not None and model.closed_form.ready:
         expansion, *solved = model.closed_form.plain()
         weight, bias = (t.to(weight) for t in solved)
-    unseen = (rows < 0) | (rows >= len(weight))
+    unseen = rows < 0
     rows = rows.masked_fill(unseen, 0)
     return expansion, weight[rows].masked_fill(unseen[:, None], 0.0), bias[rows].masked_fill(unseen, MASKED)
 
@@ -157,7 +157,8 @@ def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Ten
                 linear.bias.copy_(bias)
             return backbone
         backbone.reset_classifier(0)  # type: ignore[operator]
-    head = nn.Linear(weight.shape[1], len(weight), device=weight.device)
+    # Draws nothing: a network may be merged while another is trained.
+    head = torch.nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), device=weight.device)
     head.weight.copy_(weight)
     head.bias.copy_(bias)
     classifier = head if expansion is None else nn.Sequential(*expansion, head)
