@@ -208,6 +208,7 @@ def _ewc(weight: float) -> list[BasePlugin[Any]]:
     return [LoRAPlugin(), EWCPlugin(weight, mode="online", decay_factor=1.0)]
 
 
+# The default weights are those of experiments/grids/methods.toml, which says where they are from.
 METHODS = {
     "sdlora": Method(
         "SD-LoRA", _sdlora_model, _sdlora_strategy, _sdlora_metrics, _sdlora_config, dict.fromkeys(_OF_SDLORA)
@@ -217,8 +218,8 @@ METHODS = {
     "finetune": _unadapted("full fine-tuning", {"backbone_learning_rate": 1e-4}, unfrozen=True),
     "lora": _lora("sequential LoRA", _plain, directions="single"),
     "joint": _lora("joint LoRA", _plain, directions="single", joint=True),
-    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 10.0}, directions="single", resumable=False),
-    "lwf": _lora("LwF on LoRA", lambda w: [LoRAPlugin(), LwFPlugin(w)], {"lwf_alpha": 1.0}, directions="single"),
+    "ewc": _lora("EWC on LoRA", _ewc, {"ewc_lambda": 1.0}, directions="single", resumable=False),
+    "lwf": _lora("LwF on LoRA", lambda w: [LoRAPlugin(), LwFPlugin(w)], {"lwf_alpha": 0.2}, directions="single"),
     "replay": _lora(
         "replay on LoRA",
         lambda n: [LoRAPlugin(), ReplayPlugin(n)],

@@ -8,6 +8,7 @@ recipes of a data set side by side, with what their presets say.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Iterable
@@ -111,8 +112,10 @@ def main() -> None:
     """Show the recipes of the data sets named on the command line, every value, side by side."""
     from experiments.arguments import Arguments  # which reads recipes itself
 
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("datasets", nargs="*", help="By default all.", metavar="DATASET")
     try:
-        for dataset in sys.argv[1:] or sorted(file.stem for file in FOLDER.glob("*.toml")):
+        for dataset in parser.parse_args().datasets or sorted(file.stem for file in FOLDER.glob("*.toml")):
             recipes = recipes_of(dataset)
             for name, recipe in recipes.items():
                 recipe |= Arguments(dataset, recipe=name).resolved().sdlora_config().to_dict()

@@ -135,7 +135,7 @@ def test_what_is_wrong_in_a_grid_is_named(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--grid", "varants"], "there are methods, presets, variants.*did you mean variants"),
+        (["digits", "--grid", "varants"], "there are first_session, methods, presets, variants.*did you mean variants"),
         (["digits", "--only", "none"], "the grid has default, paper, reference"),
         (["digits", "--recipe", "paper"], "default: the grid and the command line both set recipe"),
         (["digits", "--epochs", "0"], "digits, default: epochs=0"),
