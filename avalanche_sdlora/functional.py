@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Update(NamedTuple):
@@ -88,6 +88,19 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: list
 def adapted_weight(weight: Tensor, updates: list[Update]) -> Tensor:
     """The weight ``W (out, in)`` itself, differentiable, for models that read ``layer.weight`` directly."""
     return _AdaptedWeight.apply(weight, _rows(updates), *_flat(updates))
+
+
+@torch.no_grad()
+def linear_layer(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A layer of torch that holds copies of ``weight (out, in)`` and ``bias (out,)``; no random number is drawn."""
+    out_features, in_features = weight.shape
+    linear = nn.utils.skip_init(
+        nn.Linear, in_features, out_features, bias=bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    linear.weight.copy_(weight)
+    if bias is not None:
+        linear.bias.copy_(bias)
+    return linear
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

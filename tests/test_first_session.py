@@ -92,7 +92,9 @@ def test_it_must_come_after_the_method():
         strategy.train(points_stream().train_stream[0])
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 2.0}, {"later_rate": 0.0}, {"later_rate": "0.1"}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"epochs": 2.0}, {"later_rate": 0.0}, {"later_rate": -1.0}, {"later_rate": "0.1"}]
+)
 def test_numbers_out_of_range_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):

@@ -89,7 +89,8 @@ class ClosedFormHead(GrowingModule):
 
         def applied(t: Tensor) -> Tensor:
             new = fn(t)
-            return t.to(new.device) if t.dtype == torch.float64 != new.dtype else new
+            narrowed = t.dtype == torch.float64 and new.dtype != torch.float64
+            return t.to(new.device) if narrowed else new
 
         return super()._apply(applied, recurse)
 

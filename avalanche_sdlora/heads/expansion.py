@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avalanche_sdlora.functional import linear_layer
+
 
 class RandomExpansion(nn.Module):
     """``relu(x P)`` with a fixed standard normal ``P (d, M)``, as in RanPAC (McDonnell et al., NeurIPS 2023).
@@ -42,12 +44,10 @@ class RandomExpansion(nn.Module):
     @torch.no_grad()
     def plain(self, A: Tensor | None = None, c: Tensor | None = None) -> nn.Sequential:
         """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``."""
-        units, features = self.weight.shape
-        linear = torch.nn.utils.skip_init(nn.Linear, features, units, device=self.weight.device)  # draws nothing
         P = self.weight.double()
-        linear.weight.copy_(P if A is None else P @ A)
-        linear.bias.copy_(torch.zeros(units) if c is None else P @ c)
-        return nn.Sequential(linear, nn.ReLU())
+        weight = P if A is None else P @ A
+        bias = P.new_zeros(len(P)) if c is None else P @ c
+        return nn.Sequential(linear_layer(weight.to(self.weight), bias), nn.ReLU())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

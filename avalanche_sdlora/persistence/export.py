@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.functional import all_factors
+from avalanche_sdlora.functional import all_factors, linear_layer
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
@@ -44,13 +44,7 @@ def merge(model: SDLoRAModel) -> nn.Module:
     adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
     for name, adapter in adapters.items():
         base = adapter.base
-        linear = nn.utils.skip_init(
-            nn.Linear, base.in_features, base.out_features, bias=base.bias is not None, device=base.weight.device
-        ).to(base.weight.dtype)
-        linear.weight.copy_(adapter.merged(base.weight.dtype))
-        if base.bias is not None:
-            linear.bias.copy_(base.bias)
-        backbone.set_submodule(name, linear)
+        backbone.set_submodule(name, linear_layer(adapter.merged(base.weight.dtype), base.bias))
     return _with_head(backbone, expansion, weight, bias).requires_grad_(True).eval()
 
 
@@ -157,9 +151,6 @@ def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Ten
                 linear.bias.copy_(bias)
             return backbone
         backbone.reset_classifier(0)  # type: ignore[operator]
-    # Draws nothing: a network may be merged while another is trained.
-    head = torch.nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), device=weight.device)
-    head.weight.copy_(weight)
-    head.bias.copy_(bias)
+    head = linear_layer(weight, bias)
     classifier = head if expansion is None else nn.Sequential(*expansion, head)
     return nn.Sequential(OrderedDict(backbone=backbone, head=classifier))
