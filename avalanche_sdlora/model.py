@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from avalanche.models import MultiTaskModule
+from avalanche.models import BaseModel, MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
@@ -25,7 +25,7 @@ from avalanche_sdlora.targets import find_targets
 logger = logging.getLogger("avalanche_sdlora")
 
 
-class SDLoRAModel(MultiTaskModule):
+class SDLoRAModel(MultiTaskModule, BaseModel):
     """Class logits from a frozen backbone adapted by SD-LoRA (Wu et al., arXiv 2501.13198).
 
     The backbone is changed in place: its classifier is removed, its parameters are frozen, and the target layers are
@@ -209,6 +209,10 @@ class SDLoRAModel(MultiTaskModule):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise RuntimeError(f"the backbone must give features of shape (n, {self.head.in_features}), got {got}")
         return features.to(torch.promote_types(features.dtype, torch.float32))
+
+    def get_features(self, x: Tensor) -> Tensor:
+        """:meth:`features`, by the name under which Avalanche's ``BaseModel`` has it and ``LFLPlugin`` asks for it."""
+        return self.features(x)
 
     def forward(self, x: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label; classes not seen, or not of the sample's task, have -1000.

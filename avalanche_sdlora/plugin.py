@@ -9,6 +9,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_sdlora import stream
+from avalanche_sdlora.compatibility import check_strategy
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.guard import FiniteLossGuard
 from avalanche_sdlora.heads.passes import present_features
@@ -61,7 +62,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     # -- attaching to a strategy -----------------------------------------------------------------------------------
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion, once."""
+        """Adapts the model, the optimizer's ownership and the criterion, once.
+
+        Raises:
+            ValueError: Another plugin, the criterion or the strategy cannot work with this one.
+        """
+        adapted = isinstance(strategy.model, SDLoRAModel)
+        check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
         self._attach(strategy)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
