@@ -1,0 +1,266 @@
+"""Every plugin, strategy and criterion that Avalanche exports, and how a test makes a strategy of it.
+
+What is refused is in ``avalanche_sdlora.compatibility``. A name that neither list has fails a test.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import avalanche.training as strategies
+import avalanche.training.plugins as plugins
+import torch
+from avalanche.core import BasePlugin
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.templates.base import BaseTemplate
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from avalanche_sdlora import SDLoRAModel, SDLoRAPlugin
+from tests.common import mlp
+
+#: Exported beside them, and nothing that a strategy is made of or trained with.
+NOT_PLUGINS = (
+    strategies.RegularizationMethod,
+    strategies.ExemplarsBuffer,
+    strategies.ExemplarsSelectionStrategy,
+)
+
+
+def exported() -> dict[str, Any]:
+    """By name; functions that make a strategy, as the deprecated ``OnlineNaive`` is one, count."""
+    found = {}
+    for module in (plugins, strategies):
+        for name, thing in vars(module).items():
+            makes = callable(thing) and "optimizer" in inspect.signature(thing).parameters
+            if makes or (inspect.isclass(thing) and not issubclass(thing, NOT_PLUGINS)):
+                found[name] = thing
+    return found
+
+
+def common(config: Any, **kwargs: Any) -> dict[str, Any]:
+    """Arguments of a strategy of Avalanche on the small network, with SD-LoRA's plugin."""
+    model = kwargs.pop("model", None) or mlp()
+    settings = {
+        "optimizer": SGD(model.parameters(), lr=0.05, momentum=0.9),
+        "criterion": nn.CrossEntropyLoss(),
+        "plugins": [SDLoRAPlugin(config)],
+        "evaluator": None,
+        "train_mb_size": 10,
+        "eval_mb_size": 50,
+        "train_epochs": 3,
+    }
+    return {"model": model, **settings, **kwargs}
+
+
+def beside(make: Any, config: Any, **kwargs: Any) -> Any:
+    """``Naive`` with SD-LoRA's plugin and another one."""
+    return strategies.Naive(**common(config, plugins=[SDLoRAPlugin(config), make()], **kwargs))
+
+
+def template(kind: Any, config: Any, **kwargs: Any) -> Any:
+    """A strategy of Avalanche with SD-LoRA's plugin."""
+    return kind(**common(config, **kwargs))
+
+
+def bare(kind: Any, config: Any) -> Any:
+    """An object of a strategy that is never made: it would download a network, or refuses every other."""
+    strategy = object.__new__(kind)
+    strategy.plugins = [SDLoRAPlugin(config)]
+    return strategy
+
+
+class Generator(nn.Module):
+    """Learns the mean of its inputs and gives points around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mean.expand(x.shape)
+
+    def generate(self, number: int) -> torch.Tensor:
+        return self.mean + torch.randn(number, 8)
+
+
+def generator() -> Any:
+    model = Generator()
+    optimizer = SGD(model.parameters(), lr=0.01)
+    return strategies.VAETraining(
+        model=model, optimizer=optimizer, criterion=nn.MSELoss(), train_mb_size=10, evaluator=None
+    )
+
+
+def generative_replay_plugin(config: Any) -> Any:
+    replay = plugins.GenerativeReplayPlugin(generator(), replay_size=2)
+    return template(strategies.Naive, config, plugins=[SDLoRAPlugin(config), replay])
+
+
+def generative_replay(config: Any) -> Any:
+    return template(strategies.GenerativeReplay, config, generator_strategy=generator(), replay_size=2)
+
+
+def with_scheduler(config: Any) -> Any:
+    strategy = template(strategies.Naive, config)
+    strategy.plugins.insert(1, plugins.LRSchedulerPlugin(StepLR(strategy.optimizer, 1, gamma=0.9)))
+    return strategy
+
+
+def with_early_stopping(config: Any) -> Any:
+    evaluator = plugins.EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
+    stop = partial(plugins.EarlyStoppingPlugin, 5, "train_stream", metric_name="Top1_Acc_Stream")
+    return beside(stop, config, evaluator=evaluator, eval_every=1, train_epochs=8)
+
+
+def with_evaluation(config: Any) -> Any:
+    evaluator = plugins.EvaluationPlugin(accuracy_metrics(epoch=True, trained_experience=True), loggers=[])
+    return template(strategies.Naive, config, evaluator=evaluator, eval_every=1)
+
+
+def er_aml(config: Any) -> Any:
+    model = SDLoRAModel(mlp(), config)
+    settings = {"feature_extractor": model.features, "mem_size": 60, "train_mb_size": 5}
+    return template(strategies.ER_AML, config, model=model, **settings)
+
+
+def mer(config: Any) -> Any:
+    model = mlp()
+    settings = {"mem_size": 40, "n_inner_steps": 1, "beta": 1.0, "gamma": 1.0, "train_epochs": 1}
+    optimizer = SGD(model.parameters(), lr=0.02)
+    return template(strategies.MER, config, model=model, optimizer=optimizer, **settings)
+
+
+def online_naive(config: Any) -> Any:
+    settings = common(config)
+    return strategies.OnlineNaive(train_passes=settings.pop("train_epochs"), **settings)
+
+
+def masked(config: Any, mask: str = "new") -> Any:
+    return template(strategies.Naive, config, criterion=strategies.MaskedCrossEntropy(mask=mask))
+
+
+def slda(config: Any) -> Any:
+    settings = common(config)
+    del settings["optimizer"]
+    return strategies.StreamingLDA(slda_model=settings.pop("model"), input_size=16, num_classes=6, **settings)
+
+
+def cwr_star(config: Any) -> Any:
+    model = mlp()
+    return beside(partial(plugins.CWRStarPlugin, model), config, model=model)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a strategy is made; ``remark`` is what a user should know, ``labels`` whether streams need task labels."""
+
+    make: Any
+    remark: str = ""
+    labels: bool = False
+
+
+def _pairs(name: str, remark: str = "", labels: bool = False, **settings: Any) -> dict[str, Entry]:
+    """The strategy ``name``, where there is one, and the plugin that it is made of, with the same settings."""
+    made = {
+        f"{name}Plugin": Entry(partial(beside, partial(getattr(plugins, f"{name}Plugin"), **settings)), remark, labels)
+    }
+    if hasattr(strategies, name):
+        # Two strategies call what their plugins call patterns_per_experience patterns_per_exp.
+        own = {key.replace("patterns_per_experience", "patterns_per_exp"): value for key, value in settings.items()}
+        made[name] = Entry(partial(template, getattr(strategies, name), **own), remark, labels)
+    return made
+
+
+ANCHORED = 'with `directions="single"`, as `targets=()` without adapters too'
+
+GENERATOR = "with a strategy of its own for the generator"
+
+_UPDATES = (
+    "CurrentDataNCMUpdate",
+    "MemoryNCMUpdate",
+    "NCMOracle",
+    "CurrentDataFeCAMUpdate",
+    "MemoryFeCAMUpdate",
+    "FeCAMOracle",
+)
+_NEVER_MADE = ("AR1", "ExpertGateStrategy", "ICaRL", "LearningToPrompt", "PNNStrategy", "PackNet", "SCR")
+
+#: What works, at least with ``directions="single"`` and the linear head.
+WORKS: dict[str, Entry] = {
+    "SupervisedPlugin": Entry(partial(beside, plugins.SupervisedPlugin)),
+    "EvaluationPlugin": Entry(with_evaluation),
+    "EarlyStoppingPlugin": Entry(with_early_stopping, "needs `eval_every=1`, as on every model"),
+    "LRSchedulerPlugin": Entry(with_scheduler, "make the scheduler of `strategy.optimizer`"),
+    "Naive": Entry(partial(template, strategies.Naive)),
+    "OnlineNaive": Entry(online_naive),
+    "JointTraining": Entry(partial(template, strategies.JointTraining)),
+    "Cumulative": Entry(partial(template, strategies.Cumulative)),
+    **_pairs("Replay", mem_size=40),
+    **_pairs(
+        "GDumb",
+        "every experience begins with the model as it was at first; `strategy.model` is another object each time",
+        mem_size=60,
+    ),
+    **_pairs(
+        "GSS_greedy",
+        "a memory larger than a batch with replay, and no larger than the first experience",
+        labels=True,
+        mem_size=100,
+        mem_strength=2,
+        input_size=[8],
+    ),
+    **_pairs("AGEM", patterns_per_experience=20, sample_size=10),
+    **_pairs("GEM", "with the package `quadprog`", patterns_per_experience=20, memory_strength=0.5),
+    **_pairs("EWC", ANCHORED, ewc_lambda=1.0),
+    **_pairs("MAS", ANCHORED, lambda_reg=1.0),
+    **_pairs("SynapticIntelligence", ANCHORED, si_lambda=1.0),
+    **_pairs("RWalk", f"{ANCHORED}; at least `delta_t` iterations in an experience", ewc_lambda=0.1),
+    **_pairs("LFL", "keeps a copy of the whole model; the rows of the head go on training", lambda_e=1.0),
+    "GenerativeReplayPlugin": Entry(generative_replay_plugin, GENERATOR, labels=True),
+    "GenerativeReplay": Entry(generative_replay, GENERATOR, labels=True),
+    "TrainGeneratorAfterExpPlugin": Entry(
+        partial(beside, plugins.TrainGeneratorAfterExpPlugin), "beside `GenerativeReplayPlugin`"
+    ),
+    "ER_ACE": Entry(partial(template, strategies.ER_ACE, mem_size=40), labels=True),
+    "ER_AML": Entry(
+        er_aml,
+        "`feature_extractor=model.features` of an `SDLoRAModel`; never ends where a class has fewer samples in memory "
+        "than a batch, as on every model",
+        labels=True,
+    ),
+    "MER": Entry(mer, "a step for every sample: take a smaller learning rate", labels=True),
+    "MaskedCrossEntropy": Entry(masked, 'with `mask="new"`, which masks what `SDLoRAPlugin` masks already'),
+}
+
+
+#: What is refused, whatever the config.
+REFUSED: dict[str, Any] = {
+    **{f"{name}Plugin": partial(beside, getattr(plugins, f"{name}Plugin")) for name in ("LwF", "FeatureDistillation")},
+    **{name: partial(beside, getattr(plugins, name)) for name in _UPDATES},
+    "LwF": partial(template, strategies.LwF, alpha=1.0, temperature=2.0),
+    "CWRStarPlugin": cwr_star,
+    "CWRStar": partial(template, strategies.CWRStar, cwr_layer_name="4"),
+    "CoPEPlugin": partial(beside, partial(plugins.CoPEPlugin, p_size=16)),
+    "CoPE": partial(template, strategies.CoPE, p_size=16),
+    "BiCPlugin": partial(beside, plugins.BiCPlugin),
+    "BiC": partial(template, strategies.BiC),
+    "MIRPlugin": partial(beside, partial(plugins.MIRPlugin, 10)),
+    "MIR": partial(template, strategies.MIR, batch_size_mem=10, mem_size=40, subsample=20),
+    "RARPlugin": partial(beside, partial(plugins.RARPlugin, 10)),
+    "FromScratchTrainingPlugin": partial(beside, plugins.FromScratchTrainingPlugin),
+    "FromScratchTraining": partial(template, strategies.FromScratchTraining),
+    "ICaRLLossPlugin": lambda config: template(strategies.Naive, config, criterion=strategies.ICaRLLossPlugin()),
+    "SCRLoss": lambda config: template(strategies.Naive, config, criterion=strategies.SCRLoss()),
+    "PPPloss": lambda config: template(strategies.Naive, config, criterion=plugins.PPPloss({})),
+    "AETraining": partial(template, strategies.AETraining, device="cpu"),
+    "VAETraining": partial(template, strategies.VAETraining, device="cpu"),
+    "DER": partial(template, strategies.DER),
+    "FeatureReplay": partial(template, strategies.FeatureReplay, last_layer_name="4"),
+    "StreamingLDA": slda,
+    **{name: partial(bare, getattr(strategies, name)) for name in _NEVER_MADE},
+}
