@@ -13,9 +13,7 @@ from typing import Any
 import avalanche.training as strategies
 import avalanche.training.plugins as plugins
 import torch
-from avalanche.core import BasePlugin
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training.templates.base import BaseTemplate
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
