@@ -12,11 +12,13 @@ from typing import Any
 
 import avalanche.training
 import avalanche.training.plugins
+from torch import nn
 
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.model import SDLoRAModel
 
 
-def _always(thing: Any, config: SDLoRAConfig) -> bool:
+def _always(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return True
 
 
@@ -29,19 +31,19 @@ class Refusal:
         why: Goes on after "cannot work with SDLoRAPlugin: ".
         instead: Goes on after "Use ".
         condition: When it is refused, in words; empty if always.
-        when: The condition, of the object and the config.
+        when: The condition, of the object, the config, and the strategy's model.
     """
 
     name: str
     why: str
     instead: str
     condition: str = ""
-    when: Callable[[Any, SDLoRAConfig], bool] = _always
+    when: Callable[[Any, SDLoRAConfig, nn.Module], bool] = _always
 
-    def applies(self, thing: Any, config: SDLoRAConfig) -> bool:
+    def applies(self, thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
         """Whether ``thing`` is refused with ``config``; never where this version of Avalanche does not have it."""
         kind = _find(self.name)
-        return kind is not None and isinstance(thing, kind) and self.when(thing, config)
+        return kind is not None and isinstance(thing, kind) and self.when(thing, config, model)
 
 
 def check_strategy(strategy: Any, config: SDLoRAConfig) -> None:
@@ -56,11 +58,12 @@ def check_strategy(strategy: Any, config: SDLoRAConfig) -> None:
     Raises:
         ValueError: The message names what is refused, says why, and what to use.
     """
+    model: Any = getattr(strategy, "model", None)
     criterion = getattr(strategy, "_criterion", None)
     inner = getattr(criterion, "criterion", None)  # where the criterion is wrapped already
     for thing in (strategy, *strategy.plugins, criterion, inner):
         for refusal in REFUSALS:
-            if refusal.applies(thing, config):
+            if refusal.applies(thing, config, model):
                 condition = f" with {refusal.condition}" if refusal.condition else ""
                 raise ValueError(
                     f"{type(thing).__name__} cannot work with SDLoRAPlugin{condition}: {refusal.why}. "
@@ -73,24 +76,29 @@ def _find(name: str) -> type | None:
     return kind if isinstance(kind, type) else None
 
 
-def _changes_directions(thing: Any, config: SDLoRAConfig) -> bool:
+def _changes_directions(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return bool(config.target_patterns) and config.directions != "single"
 
 
-def _closed_form(thing: Any, config: SDLoRAConfig) -> bool:
+def _closed_form(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return config.head != "linear"
 
 
-def _no_quadprog(thing: Any, config: SDLoRAConfig) -> bool:
+def _no_quadprog(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return importlib.util.find_spec("quadprog") is None
 
 
-def _no_generator(thing: Any, config: SDLoRAConfig) -> bool:
+def _no_generator(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return thing.generator_strategy is None
 
 
-def _masks_seen(thing: Any, config: SDLoRAConfig) -> bool:
+def _masks_seen(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return bool(thing.mask != "new")
+
+
+def _last_linear_trains(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return isinstance(model, SDLoRAModel) and bool(linear) and linear[-1].weight.requires_grad
 
 
 _ANCHORS = tuple(
@@ -103,7 +111,7 @@ _ANCHORS = tuple(
         'directions="every" or "first"',
         _changes_directions,
     )
-    for name in ("EWCPlugin", "MASPlugin", "RWalkPlugin", "SynapticIntelligencePlugin")
+    for name in ("EWCPlugin", "MASPlugin", "SynapticIntelligencePlugin")
 )
 
 _PROTOTYPES = tuple(
@@ -128,7 +136,7 @@ _OWN_MODELS = tuple(
         ("AETraining", "an autoencoder", "a strategy of its own for the autoencoder"),
         ("VAETraining", "a variational autoencoder", "a strategy of its own for the autoencoder"),
         ("AR1", "its own MobileNet", "Replay or SynapticIntelligence"),
-        ("ExpertGateStrategy", "a network of its own for every task", 'SDLoRAConfig(directions="every") alone'),
+        ("ExpertGateStrategy", "a network of its own for every task", "SDLoRAStrategy alone"),
         ("ICaRL", "a model of three parts of its own", 'Replay with SDLoRAConfig(head="ncm")'),
         ("LearningToPrompt", "prompts of a transformer of its own", "SDLoRAStrategy alone"),
         ("PNNStrategy", "a network that grows a column for every task", "SDLoRAStrategy alone"),
@@ -149,6 +157,18 @@ REFUSALS: tuple[Refusal, ...] = (
         'head="linear"; or MASPlugin or SynapticIntelligencePlugin, which look at the head that trains',
         "a head in closed form",
         _closed_form,
+    ),
+    Refusal(
+        "RWalkPlugin",
+        "it remembers parameters as they were before the first experience, when those of SDLoRAModel are empty yet",
+        'MASPlugin or SynapticIntelligencePlugin, with SDLoRAConfig(directions="single")',
+    ),
+    Refusal(
+        "LFLPlugin",
+        "after the first experience it freezes the last nn.Linear, which is one of the backbone",
+        "LwFPlugin of avalanche_sdlora.methods.distillation",
+        "an unfrozen backbone",
+        _last_linear_trains,
     ),
     Refusal(
         "LwFPlugin",
@@ -172,7 +192,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "BiCPlugin",
-        "it corrects the logits of a model without task labels, and asks for a scheduler that torch no longer has",
+        "it takes no model that knows of task labels, and gives a scheduler an argument that torch no longer has",
         "SDLoRAConfig(head=...) with a head in closed form, whose classes need no correction",
     ),
     Refusal(
@@ -195,9 +215,9 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "GEMPlugin",
-        "it solves a quadratic programme with the package quadprog",
-        "it after pip install quadprog; or AGEMPlugin, which needs no solver",
-        "no package quadprog installed",
+        "it solves quadratic programmes with that package",
+        "AGEMPlugin, which needs no solver, or pip install quadprog",
+        "quadprog not installed",
         _no_quadprog,
     ),
     Refusal(

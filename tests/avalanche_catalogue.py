@@ -176,7 +176,10 @@ def _pairs(name: str, remark: str = "", labels: bool = False, **settings: Any) -
 
 ANCHORED = 'with `directions="single"`, as `targets=()` without adapters too'
 
-GENERATOR = "with a strategy of its own for the generator"
+GENERATOR = (
+    "with a strategy of its own for the generator; the model that labels what is generated has rows for the new "
+    "classes already, as every model that grows"
+)
 
 _UPDATES = (
     "CurrentDataNCMUpdate",
@@ -198,7 +201,11 @@ WORKS: dict[str, Entry] = {
     "OnlineNaive": Entry(online_naive),
     "JointTraining": Entry(partial(template, strategies.JointTraining)),
     "Cumulative": Entry(partial(template, strategies.Cumulative)),
-    **_pairs("Replay", mem_size=40),
+    **_pairs(
+        "Replay",
+        'exemplars may be chosen by features: `HerdingSelectionStrategy(model, "backbone")` of an `SDLoRAModel`',
+        mem_size=40,
+    ),
     **_pairs(
         "GDumb",
         "every experience begins with the model as it was at first; `strategy.model` is another object each time",
@@ -217,7 +224,6 @@ WORKS: dict[str, Entry] = {
     **_pairs("EWC", ANCHORED, ewc_lambda=1.0),
     **_pairs("MAS", ANCHORED, lambda_reg=1.0),
     **_pairs("SynapticIntelligence", ANCHORED, si_lambda=1.0),
-    **_pairs("RWalk", f"{ANCHORED}; at least `delta_t` iterations in an experience", ewc_lambda=0.1),
     **_pairs("LFL", "keeps a copy of the whole model; the rows of the head go on training", lambda_e=1.0),
     "GenerativeReplayPlugin": Entry(generative_replay_plugin, GENERATOR, labels=True),
     "GenerativeReplay": Entry(generative_replay, GENERATOR, labels=True),
@@ -249,6 +255,7 @@ REFUSED: dict[str, Any] = {
     "BiC": partial(template, strategies.BiC),
     "MIRPlugin": partial(beside, partial(plugins.MIRPlugin, 10)),
     "MIR": partial(template, strategies.MIR, batch_size_mem=10, mem_size=40, subsample=20),
+    "RWalkPlugin": partial(beside, plugins.RWalkPlugin),
     "RARPlugin": partial(beside, partial(plugins.RARPlugin, 10)),
     "FromScratchTrainingPlugin": partial(beside, plugins.FromScratchTrainingPlugin),
     "FromScratchTraining": partial(template, strategies.FromScratchTraining),

@@ -25,8 +25,8 @@ and before anything has changed, by an error that says what the table says. Subc
 
 Two things hold for all that keeps samples, gradients or copies of the model. The loss is computed over the classes of
 the present experience, and over all classes seen where a batch holds others. And what anchors parameters by their names
-(EWC, MAS, SI, RWalk) needs parameters that keep their meaning: `SDLoRAConfig(directions="single")`, one direction that
-all tasks train on and on. Then a `RankSchedule` counts for the first task only.
+(EWC, MAS, SI) needs parameters that keep their meaning: `SDLoRAConfig(directions="single")`, one direction that all
+tasks train on and on, at the rank of the first task.
 
 A test makes this table: `python -m tests.avalanche_table` writes it anew.
 

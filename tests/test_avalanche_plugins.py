@@ -9,14 +9,14 @@ import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
-from avalanche.training import JointTraining, Naive
+from avalanche.training import LFL, HerdingSelectionStrategy, JointTraining, Naive, ParametricBuffer
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import nn
 
-from avalanche_sdlora import RankSchedule, SDLoRAConfig
+from avalanche_sdlora import RankSchedule, SDLoRAConfig, SDLoRAModel, SDLoRAPlugin
 from avalanche_sdlora.compatibility import REFUSALS, check_strategy
-from tests.avalanche_catalogue import REFUSED, WORKS, beside, exported, masked
+from tests.avalanche_catalogue import REFUSED, WORKS, beside, exported, masked, template
 from tests.avalanche_table import PATH, table
 from tests.common import MLP, Points, Watch, mlp, optimized, trainable
 
@@ -120,7 +120,7 @@ def test_it_is_refused_before_anything_has_changed(name):
 
 
 @pytest.mark.parametrize("directions", ["every", "first", "single"])
-@pytest.mark.parametrize("name", ["EWC", "MAS", "SynapticIntelligence", "RWalkPlugin"])
+@pytest.mark.parametrize("name", ["EWC", "MAS", "SynapticIntelligence"])
 def test_what_remembers_parameters_by_name_needs_one_direction(name, directions):
     config = dataclasses.replace(MLP, directions=directions)
     assert refused(WORKS[name].make(config), config) == (directions != "single")
@@ -132,6 +132,34 @@ def test_conditions_of_the_others():
     assert refused(beside(lambda: EWCPlugin(1.0), CONFIGS["single, closed form"]), CONFIGS["single, closed form"])
     assert refused(WORKS["GEM"].make(MLP), MLP) == (importlib.util.find_spec("quadprog") is None)
     assert [mask for mask in ("new", "seen", "old", "all") if refused(masked(MLP, mask), MLP)] == ["seen", "old", "all"]
+
+
+def test_lfl_is_refused_where_it_would_freeze_a_layer_that_trains():
+    strategy = template(LFL, MLP, model=SDLoRAModel(mlp(), MLP), lambda_e=1.0)
+    assert not refused(strategy, MLP)
+    strategy.model.backbone.requires_grad_(True)
+    assert refused(strategy, MLP)
+
+
+def test_lfl_finds_the_features_and_keeps_them_where_they_were():
+    def moved(weight):
+        torch.manual_seed(0)
+        strategy, experiences = template(LFL, MLP, lambda_e=weight), stream(True)
+        strategy.train(experiences[0])
+        x = Points(6).tensors[0]
+        before = strategy.model.get_features(x).detach()
+        strategy.train(experiences[1])
+        return (strategy.model.get_features(x) - before).norm()
+
+    assert moved(10.0) < 0.8 * moved(0.0)
+
+
+def test_exemplars_can_be_chosen_by_features():
+    model = SDLoRAModel(mlp(), MLP)
+    herding = HerdingSelectionStrategy(model, "backbone")
+    replay = ReplayPlugin(20, storage_policy=ParametricBuffer(20, groupby="class", selection_strategy=herding))
+    learn(template(Naive, MLP, model=model, plugins=[SDLoRAPlugin(MLP), Watch(), replay]), stream(True))
+    assert len(replay.storage_policy.buffer) == 18  # three of each class
 
 
 def test_subclasses_are_refused_and_the_users_own_are_not():
@@ -146,7 +174,7 @@ def test_subclasses_are_refused_and_the_users_own_are_not():
     assert not refused(Naive(model=mlp(), optimizer=None, criterion=None, evaluator=None), MLP)
 
 
-@pytest.mark.parametrize("name", ["EWCPlugin", "MASPlugin", "SynapticIntelligencePlugin", "RWalkPlugin"])
+@pytest.mark.parametrize("name", ["EWCPlugin", "MASPlugin", "SynapticIntelligencePlugin"])
 def test_a_periodic_evaluation_changes_nothing_that_is_learned(name):
     class Seeded(SupervisedPlugin):  # an evaluation draws numbers
         def before_training_exp(self, strategy, **kwargs):
