@@ -76,24 +76,34 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     # -- the stream ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin_experience(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
+    def begin_experience(
+        self, classes: Mapping[int, Iterable[int]], goes_on: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
         """Freezes and normalises the direction learned before, opens a new one, and grows the head.
 
         Args:
             classes: Class labels of the experience by task label (one label, 0, for streams without them).
+            goes_on: The experience belongs to the task that has been learned last: its direction stays open, unless the
+                reduction of rank has taken it away.
 
         Returns:
             ``(old, new)`` for each parameter that continues under a new tensor, so that an optimizer can follow.
         """
-        task = int(self.experiences) + 1  # from 1
-        self.experiences += 1
+        if not goes_on:
+            self.experiences += 1
+        task = int(self.experiences)  # from 1
         stays = not self._adapters or (task > 1 and self.config.directions == "single")
+        stays = stays or (goes_on and (self.config.directions != "every" or self._is_open()))
         replaced = [] if stays else self._next_direction(task)
         replaced += self.head.grow(classes)
         if self.closed_form is not None:
             self.closed_form.learning = True
         self._trained = self._count_trainable()
         return replaced
+
+    def _is_open(self) -> bool:
+        """Whether every projection has a direction that trains."""
+        return all(len(projection.A) for projection, _ in self._projections().values())
 
     def _next_direction(self, task: int) -> list[tuple[Tensor, Tensor]]:
         jumps = self.config.boundary == "reset" and len(self.magnitudes) > 0

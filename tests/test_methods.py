@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from avalanche_sdlora.learned import learned_state
 from avalanche_sdlora.metrics import AccuracyMatrix
-from avalanche_sdlora.persistence.learned import learned_state
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.cells import plan, read_grid

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avalanche_sdlora.adapter import SDLoRALinear
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.persistence.tensorfile import hash_tensors
 from avalanche_sdlora.projection import Magnitudes, Projection
 
-_BACKBONE = "backbone."
+#: The prefix of the backbone's tensors in a model's state dict.
+BACKBONE = "backbone."
 
 
 def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
@@ -28,22 +27,8 @@ def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
     return {
         name: t
         for name, t in state.items()
-        if not name.startswith(_BACKBONE) or name.startswith(growing) or name in unfrozen
+        if not name.startswith(BACKBONE) or name.startswith(growing) or name in unfrozen
     }
-
-
-def fingerprint(model: SDLoRAModel) -> str:
-    """SHA-256 of the frozen backbone: names, types, shapes and values of its parameters and buffers.
-
-    The names are those of the backbone before it was adapted.
-    """
-    state, learned = model.state_dict(), learned_state(model)
-    own = {f"{name}.base.": f"{name}." for name, m in model.named_modules() if isinstance(m, SDLoRALinear)}
-    frozen = {}
-    for name in state.keys() - learned.keys():
-        adapted = next((prefix for prefix in own if name.startswith(prefix)), "")
-        frozen[own.get(adapted, "") + name.removeprefix(adapted)] = state[name]
-    return hash_tensors({name.removeprefix(_BACKBONE): t for name, t in frozen.items()}).hexdigest()
 
 
 def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
