@@ -12,15 +12,19 @@ from avalanche.models import BaseModel, MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
+from avalanche_sdlora.attention import put_layer
+from avalanche_sdlora.calls import one_call
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.features import remove_classifier
+from avalanche_sdlora.features import features_of, remove_classifier
 from avalanche_sdlora.functional import merged_weight
+from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.projection import Magnitudes, Projection
 from avalanche_sdlora.reduction import Reduction, reduce_directions
 from avalanche_sdlora.stream import classes_by_task
 from avalanche_sdlora.targets import find_targets
+from avalanche_sdlora.undo import unchanged_on_error
 
 logger = logging.getLogger("avalanche_sdlora")
 
@@ -38,7 +42,9 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         config: What is adapted, and how.
 
     Raises:
-        ValueError: No features, no matching layer, or a rank that a layer cannot hold.
+        TypeError: The backbone is an :class:`SDLoRAModel` itself, or what ``torch.compile`` made of a module.
+        ValueError: No features, no matching layer, one that is more than its weight (an own ``forward``, hooks), a rank
+            that a layer cannot hold, or a backbone that is adapted already. It is left as it was, classifier included.
     """
 
     experiences: Tensor
@@ -48,30 +54,57 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.config = config if config is not None else SDLoRAConfig()
         #: Precision of the backbone's forward pass, e.g. ``torch.bfloat16``; weights and logits stay float32.
         self.autocast: torch.dtype | None = None
+        with unchanged_on_error(backbone):
+            self._adapt(backbone)
+
+    def _adapt(self, backbone: nn.Module) -> None:
+        _check_backbone(backbone)
         features = remove_classifier(backbone)  # first, so that no pattern can select the classifier
         targets = find_targets(backbone, self.config.target_patterns, self.config.schedule)
-        device = next(backbone.parameters()).device
+        self._frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
         self.backbone = backbone.requires_grad_(False)
+        own = next(p for p in backbone.parameters() if p.is_floating_point())
+        placed: dict[str, Any] = {"device": own.device, "dtype": learned_dtype(own.dtype)}
         shared = self.config.magnitudes == "shared"
-        self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(device)
-        self.head = GrowingHead(features).to(device)
+        self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(**placed)
+        self.head = GrowingHead(features).to(**placed)
         #: The head that predicts once an experience has been learned; None where that is the linear one.
         self.closed_form: ClosedFormHead | None = None
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
-            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(device)
+            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         #: What the reduction of rank did to each projection after the last experience.
         self.reductions: list[Reduction] = []
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
+        self._all_took_part = False
         column = 0
-        for name, rows in targets:
-            adapter = SDLoRALinear(backbone.get_submodule(name), rows)  # type: ignore[arg-type]
-            adapter.connect(self.magnitudes, [0 if shared else column + i for i in range(len(rows))])
-            column += len(rows)
-            backbone.set_submodule(name, adapter)
-            self._adapters[name] = adapter
+        for target in targets:
+            adapter = SDLoRALinear(target.layer(backbone), target.rows)
+            columns = range(column, column + len(target.rows))
+            adapter.connect(self.magnitudes, [0 if shared else c for c in columns])
+            column += len(target.rows)
+            for name in (target.name, *target.aliases):
+                put_layer(backbone, name, adapter)
+            self._adapters[target.name] = adapter
+
+    def unload(self) -> nn.Module:
+        """Takes the adapters out again, and with them everything that was learned.
+
+        Returns:
+            The backbone: plain layers with their own weights, and those parameters trainable that were so before; the
+            classifier is not put back. It can be adapted anew. This model cannot be used any more; to keep
+            what was learned, :func:`avalanche_sdlora.merge` or :func:`avalanche_sdlora.save_adapters` comes first.
+        """
+        backbone = self.backbone
+        for name, module in list(backbone.named_modules(remove_duplicate=False)):
+            if isinstance(module, SDLoRALinear):
+                put_layer(backbone, name, module.base)
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name not in self._frozen)
+        self.backbone, self._adapters = _TakenOut(), {}
+        return backbone
 
     # -- the stream ------------------------------------------------------------------------------------------------
 
@@ -199,17 +232,25 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     # -- the function ----------------------------------------------------------------------------------------------
 
     def features(self, x: Tensor) -> Tensor:
-        """Adapted features ``(n, d)`` in float32 (or wider) of the inputs ``x (n, ...)``.
+        """Adapted features ``(n, d)``, in the type of the head, of the inputs ``x (n, ...)``.
+
+        Floating inputs are cast to the type of the backbone where no autocast is on. Several threads may call this in
+        evaluation mode at once.
 
         Raises:
-            RuntimeError: An adapter took no part in the forward pass, so adapting it would change nothing.
+            RuntimeError: An adapter took no part in the forward pass, so adapting it would change nothing (in training
+                mode only if it takes no part in evaluation either); gradients are recorded around it but not
+                where it is; or the features have another shape.
         """
-        for adapter in self._adapters.values():
-            adapter.took_part = False
-        own = nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
-        with own:  # a caller's own autocast stays in force where there is none of ours
-            features = self.backbone(x)
-        idle = [name for name, adapter in self._adapters.items() if not adapter.took_part]
+        features, idle = self._pass(x)
+        if not self.backbone.training:
+            self._all_took_part = self._all_took_part or not idle
+        elif idle and not self._all_took_part:
+            # Layers may be skipped at random in training; what takes part in evaluation is not to be complained about.
+            idle = self._idle_in_evaluation(x[:1])
+            self._all_took_part = not idle
+        else:
+            idle = []
         if idle:
             raise RuntimeError(
                 f"{len(idle)} of {len(self._adapters)} adapted layers took no part in the forward pass, the first "
@@ -218,7 +259,37 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != self.head.in_features:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise RuntimeError(f"the backbone must give features of shape (n, {self.head.in_features}), got {got}")
-        return features.to(torch.promote_types(features.dtype, torch.float32))
+        return features.to(self.head.weight.dtype)
+
+    def _pass(self, x: Tensor) -> tuple[Any, list[str]]:
+        """What the backbone makes of ``x``, and the names of the adapters that took no part."""
+        autocast = self.autocast is not None or torch.is_autocast_enabled(x.device.type)
+        if x.is_floating_point() and not autocast:
+            x = x.to(next(p.dtype for p in self.backbone.parameters() if p.is_floating_point()))
+        own = nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
+        with own:  # a caller's own autocast stays in force where there is none of ours
+            if torch.compiler.is_compiling():
+                features, parts = features_of(self.backbone(x)), set()
+            else:
+                with one_call() as call:
+                    features, parts = features_of(self.backbone(x)), call.parts
+        idle = [n for n, a in self._adapters.items() if not (a.took_part_compiled or id(a) in parts)]
+        return features, idle
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _idle_in_evaluation(self, x: Tensor) -> list[str]:
+        """The names of the adapters that take no part in evaluation; modes and random numbers stay as they are."""
+        modes = [(m, m.training) for m in self.backbone.modules()]
+        devices = [] if x.device.type == "cpu" else [x.device]
+        with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
+            try:
+                for module, _ in modes:
+                    module.training = False
+                return self._pass(x)[1]
+            finally:
+                for module, training in modes:
+                    module.training = training
 
     def get_features(self, x: Tensor) -> Tensor:
         """:meth:`features`, by the name under which Avalanche's ``BaseModel`` has it and ``LFLPlugin`` asks for it."""
@@ -251,3 +322,27 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+
+def _check_backbone(backbone: nn.Module) -> None:
+    if isinstance(backbone, SDLoRAModel):
+        raise TypeError(
+            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain backbone"
+        )
+    if isinstance(getattr(backbone, "_orig_mod", None), nn.Module):
+        raise TypeError(
+            f"backbone: torch.compile has wrapped the {type(backbone._orig_mod).__name__}; expected the module itself, "
+            "which is compiled in place: module.compile(), for an SDLoRAModel too"
+        )
+
+
+class _TakenOut(nn.Module):
+    """Stands in for a backbone that :meth:`SDLoRAModel.unload` has taken out."""
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """Whatever uses a module comes here first.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("unload() has taken the backbone out of this model; adapt it anew: SDLoRAModel(backbone)")
