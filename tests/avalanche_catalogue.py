@@ -12,14 +12,9 @@ from typing import Any
 
 import avalanche.training as strategies
 import avalanche.training.plugins as plugins
-import torch
-from avalanche.evaluation.metrics import accuracy_metrics
-from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
 
-from avalanche_sdlora import SDLoRAModel, SDLoRAPlugin
-from tests.common import mlp
+from tests import avalanche_strategies as make
+from tests.avalanche_strategies import bare, beside, template
 
 #: Exported beside them, and nothing that a strategy is made of or trained with.
 NOT_PLUGINS = (
@@ -38,119 +33,6 @@ def exported() -> dict[str, Any]:
             if makes or (inspect.isclass(thing) and not issubclass(thing, NOT_PLUGINS)):
                 found[name] = thing
     return found
-
-
-def common(config: Any, **kwargs: Any) -> dict[str, Any]:
-    """Arguments of a strategy of Avalanche on the small network, with SD-LoRA's plugin."""
-    model = kwargs.pop("model", None) or mlp()
-    settings = {
-        "optimizer": SGD(model.parameters(), lr=0.05, momentum=0.9),
-        "criterion": nn.CrossEntropyLoss(),
-        "plugins": [SDLoRAPlugin(config)],
-        "evaluator": None,
-        "train_mb_size": 10,
-        "eval_mb_size": 50,
-        "train_epochs": 3,
-    }
-    return {"model": model, **settings, **kwargs}
-
-
-def beside(make: Any, config: Any, **kwargs: Any) -> Any:
-    """``Naive`` with SD-LoRA's plugin and another one."""
-    return strategies.Naive(**common(config, plugins=[SDLoRAPlugin(config), make()], **kwargs))
-
-
-def template(kind: Any, config: Any, **kwargs: Any) -> Any:
-    """A strategy of Avalanche with SD-LoRA's plugin."""
-    return kind(**common(config, **kwargs))
-
-
-def bare(kind: Any, config: Any) -> Any:
-    """An object of a strategy that is never made: it would download a network, or refuses every other."""
-    strategy = object.__new__(kind)
-    strategy.plugins = [SDLoRAPlugin(config)]
-    return strategy
-
-
-class Generator(nn.Module):
-    """Learns the mean of its inputs and gives points around it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mean.expand(x.shape)
-
-    def generate(self, number: int) -> torch.Tensor:
-        return self.mean + torch.randn(number, 8)
-
-
-def generator() -> Any:
-    model = Generator()
-    optimizer = SGD(model.parameters(), lr=0.01)
-    return strategies.VAETraining(
-        model=model, optimizer=optimizer, criterion=nn.MSELoss(), train_mb_size=10, evaluator=None
-    )
-
-
-def generative_replay_plugin(config: Any) -> Any:
-    replay = plugins.GenerativeReplayPlugin(generator(), replay_size=2)
-    return template(strategies.Naive, config, plugins=[SDLoRAPlugin(config), replay])
-
-
-def generative_replay(config: Any) -> Any:
-    return template(strategies.GenerativeReplay, config, generator_strategy=generator(), replay_size=2)
-
-
-def with_scheduler(config: Any) -> Any:
-    strategy = template(strategies.Naive, config)
-    strategy.plugins.insert(1, plugins.LRSchedulerPlugin(StepLR(strategy.optimizer, 1, gamma=0.9)))
-    return strategy
-
-
-def with_early_stopping(config: Any) -> Any:
-    evaluator = plugins.EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
-    stop = partial(plugins.EarlyStoppingPlugin, 5, "train_stream", metric_name="Top1_Acc_Stream")
-    return beside(stop, config, evaluator=evaluator, eval_every=1, train_epochs=8)
-
-
-def with_evaluation(config: Any) -> Any:
-    evaluator = plugins.EvaluationPlugin(accuracy_metrics(epoch=True, trained_experience=True), loggers=[])
-    return template(strategies.Naive, config, evaluator=evaluator, eval_every=1)
-
-
-def er_aml(config: Any) -> Any:
-    model = SDLoRAModel(mlp(), config)
-    settings = {"feature_extractor": model.features, "mem_size": 60, "train_mb_size": 5}
-    return template(strategies.ER_AML, config, model=model, **settings)
-
-
-def mer(config: Any) -> Any:
-    model = mlp()
-    settings = {"mem_size": 40, "n_inner_steps": 1, "beta": 1.0, "gamma": 1.0, "train_epochs": 1}
-    optimizer = SGD(model.parameters(), lr=0.02)
-    return template(strategies.MER, config, model=model, optimizer=optimizer, **settings)
-
-
-def online_naive(config: Any) -> Any:
-    settings = common(config)
-    return strategies.OnlineNaive(train_passes=settings.pop("train_epochs"), **settings)
-
-
-def masked(config: Any, mask: str = "new") -> Any:
-    return template(strategies.Naive, config, criterion=strategies.MaskedCrossEntropy(mask=mask))
-
-
-def slda(config: Any) -> Any:
-    settings = common(config)
-    del settings["optimizer"]
-    return strategies.StreamingLDA(slda_model=settings.pop("model"), input_size=16, num_classes=6, **settings)
-
-
-def cwr_star(config: Any) -> Any:
-    model = mlp()
-    return beside(partial(plugins.CWRStarPlugin, model), config, model=model)
 
 
 @dataclass(frozen=True)
@@ -174,7 +56,7 @@ def _pairs(name: str, remark: str = "", labels: bool = False, **settings: Any) -
     return made
 
 
-ANCHORED = 'with `directions="single"`, as `targets=()` without adapters too'
+ANCHORED = 'with `directions="single"`, or without adapters (`targets=()`)'
 
 GENERATOR = (
     "with a strategy of its own for the generator; the model that labels what is generated has rows for the new "
@@ -194,11 +76,11 @@ _NEVER_MADE = ("AR1", "ExpertGateStrategy", "ICaRL", "LearningToPrompt", "PNNStr
 #: What works, at least with ``directions="single"`` and the linear head.
 WORKS: dict[str, Entry] = {
     "SupervisedPlugin": Entry(partial(beside, plugins.SupervisedPlugin)),
-    "EvaluationPlugin": Entry(with_evaluation),
-    "EarlyStoppingPlugin": Entry(with_early_stopping, "needs `eval_every=1`, as on every model"),
-    "LRSchedulerPlugin": Entry(with_scheduler, "make the scheduler of `strategy.optimizer`"),
+    "EvaluationPlugin": Entry(make.with_evaluation),
+    "EarlyStoppingPlugin": Entry(make.with_early_stopping, "needs `eval_every=1`, as on every model"),
+    "LRSchedulerPlugin": Entry(make.with_scheduler, "make the scheduler of `strategy.optimizer`"),
     "Naive": Entry(partial(template, strategies.Naive)),
-    "OnlineNaive": Entry(online_naive),
+    "OnlineNaive": Entry(make.online_naive),
     "JointTraining": Entry(partial(template, strategies.JointTraining)),
     "Cumulative": Entry(partial(template, strategies.Cumulative)),
     **_pairs(
@@ -225,20 +107,20 @@ WORKS: dict[str, Entry] = {
     **_pairs("MAS", ANCHORED, lambda_reg=1.0),
     **_pairs("SynapticIntelligence", ANCHORED, si_lambda=1.0),
     **_pairs("LFL", "keeps a copy of the whole model; the rows of the head go on training", lambda_e=1.0),
-    "GenerativeReplayPlugin": Entry(generative_replay_plugin, GENERATOR, labels=True),
-    "GenerativeReplay": Entry(generative_replay, GENERATOR, labels=True),
+    "GenerativeReplayPlugin": Entry(make.generative_replay_plugin, GENERATOR, labels=True),
+    "GenerativeReplay": Entry(make.generative_replay, GENERATOR, labels=True),
     "TrainGeneratorAfterExpPlugin": Entry(
         partial(beside, plugins.TrainGeneratorAfterExpPlugin), "beside `GenerativeReplayPlugin`"
     ),
     "ER_ACE": Entry(partial(template, strategies.ER_ACE, mem_size=40), labels=True),
     "ER_AML": Entry(
-        er_aml,
+        make.er_aml,
         "`feature_extractor=model.features` of an `SDLoRAModel`; never ends where a class has fewer samples in memory "
         "than a batch, as on every model",
         labels=True,
     ),
-    "MER": Entry(mer, "a step for every sample: take a smaller learning rate", labels=True),
-    "MaskedCrossEntropy": Entry(masked, 'with `mask="new"`, which masks what `SDLoRAPlugin` masks already'),
+    "MER": Entry(make.mer, "a step for every sample: take a smaller learning rate", labels=True),
+    "MaskedCrossEntropy": Entry(make.masked, 'with `mask="new"`, which masks what `SDLoRAPlugin` masks already'),
 }
 
 
@@ -247,7 +129,7 @@ REFUSED: dict[str, Any] = {
     **{f"{name}Plugin": partial(beside, getattr(plugins, f"{name}Plugin")) for name in ("LwF", "FeatureDistillation")},
     **{name: partial(beside, getattr(plugins, name)) for name in _UPDATES},
     "LwF": partial(template, strategies.LwF, alpha=1.0, temperature=2.0),
-    "CWRStarPlugin": cwr_star,
+    "CWRStarPlugin": make.cwr_star,
     "CWRStar": partial(template, strategies.CWRStar, cwr_layer_name="4"),
     "CoPEPlugin": partial(beside, partial(plugins.CoPEPlugin, p_size=16)),
     "CoPE": partial(template, strategies.CoPE, p_size=16),
@@ -266,6 +148,6 @@ REFUSED: dict[str, Any] = {
     "VAETraining": partial(template, strategies.VAETraining, device="cpu"),
     "DER": partial(template, strategies.DER),
     "FeatureReplay": partial(template, strategies.FeatureReplay, last_layer_name="4"),
-    "StreamingLDA": slda,
+    "StreamingLDA": make.slda,
     **{name: partial(bare, getattr(strategies, name)) for name in _NEVER_MADE},
 }

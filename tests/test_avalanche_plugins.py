@@ -16,7 +16,8 @@ from torch import nn
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig, SDLoRAModel, SDLoRAPlugin
 from avalanche_sdlora.compatibility import REFUSALS, check_strategy
-from tests.avalanche_catalogue import REFUSED, WORKS, beside, exported, masked, template
+from tests.avalanche_catalogue import REFUSED, WORKS, exported
+from tests.avalanche_strategies import beside, masked, template
 from tests.avalanche_table import PATH, table
 from tests.common import MLP, Points, Watch, mlp, optimized, trainable
 
