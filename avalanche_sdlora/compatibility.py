@@ -107,7 +107,7 @@ _ANCHORS = tuple(
         "it remembers parameters by their names, and from task to task another direction lies under each name, so that "
         "it would hold new random factors where other ones were",
         'SDLoRAConfig(directions="single"), where one direction learns all tasks; or OLoRAPlugin or InfLoRAPlugin of '
-        "avalanche_sdlora.methods, which keep new directions off old ones",
+        "avalanche_sdlora.methods",
         'directions="every" or "first"',
         _changes_directions,
     )
@@ -116,18 +116,12 @@ _ANCHORS = tuple(
 
 _PROTOTYPES = tuple(
     Refusal(
-        name,
+        name.format(kind),
         "it fills a classifier that replaces the model's own, and SDLoRAModel has none to replace",
-        f"SDLoRAConfig(head={head!r}), which is learned from one pass over each experience",
+        f'SDLoRAConfig(head="{head}"), which is learned from one pass over each experience',
     )
-    for name, head in (
-        ("CurrentDataNCMUpdate", "ncm"),
-        ("MemoryNCMUpdate", "ncm"),
-        ("NCMOracle", "ncm"),
-        ("CurrentDataFeCAMUpdate", "lda"),
-        ("MemoryFeCAMUpdate", "lda"),
-        ("FeCAMOracle", "lda"),
-    )
+    for kind, head in (("NCM", "ncm"), ("FeCAM", "lda"))
+    for name in ("CurrentData{}Update", "Memory{}Update", "{}Oracle")
 )
 
 _OWN_MODELS = tuple(
@@ -166,19 +160,19 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "LFLPlugin",
         "after the first experience it freezes the last nn.Linear, which is one of the backbone",
-        "LwFPlugin of avalanche_sdlora.methods.distillation",
+        "LwFPlugin of avalanche_sdlora.methods",
         "an unfrozen backbone",
         _last_linear_trains,
     ),
     Refusal(
         "LwFPlugin",
         "it asks a model that takes task labels for the logits of every task, as a dictionary",
-        "LwFPlugin of avalanche_sdlora.methods.distillation, which computes the same loss",
+        "LwFPlugin of avalanche_sdlora.methods, which computes the same loss",
     ),
     Refusal(
         "FeatureDistillationPlugin",
         "it puts the model's last features in place of its method features()",
-        "LFLPlugin, or LwFPlugin of avalanche_sdlora.methods.distillation",
+        "LFLPlugin, or LwFPlugin of avalanche_sdlora.methods",
     ),
     Refusal(
         "CWRStarPlugin",
@@ -228,7 +222,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "DER",
         "it replays logits as they were, and those of classes that came later are -1000 in them",
-        "Replay, or LwFPlugin of avalanche_sdlora.methods.distillation",
+        "Replay, or LwFPlugin of avalanche_sdlora.methods",
     ),
     Refusal(
         "MaskedCrossEntropy",
@@ -240,7 +234,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "ICaRLLossPlugin",
         "it teaches old classes in every batch, and SDLoRAPlugin lets the present ones alone compete",
-        "LwFPlugin of avalanche_sdlora.methods.distillation",
+        "LwFPlugin of avalanche_sdlora.methods",
     ),
     Refusal(
         "SCRLoss",
