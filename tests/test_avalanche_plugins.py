@@ -39,6 +39,19 @@ def stream(labels):
     return class_incremental_benchmark({"train": data}, class_order=list(range(6)), num_experiences=3).train_stream
 
 
+#: The configs with which what remembers parameters works; everything else works with all.
+SOUND = {
+    "EWC": {"single"},
+    "MAS": {"single", "single, closed form"},
+    "SynapticIntelligence": {"single", "single, closed form"},
+    "GEM": set(CONFIGS if importlib.util.find_spec("quadprog") else ()),
+}
+
+
+def sound(name, config):
+    return config in SOUND.get(name.removesuffix("Plugin"), CONFIGS)
+
+
 def refused(strategy, config):
     try:
         check_strategy(strategy, config)
@@ -70,6 +83,8 @@ def learn(strategy, experiences):
         with torch.no_grad():
             logits = model.eval()(x[own])[:, new]
         assert (torch.tensor(new)[logits.argmax(1)] == y[own]).float().mean() > 1.5 / len(new)
+    if model.closed_form is not None:  # which compares all classes
+        assert (model(x).argmax(1) == y).float().mean() > 2 / len(classes)
 
 
 def test_every_export_of_avalanche_is_known():
@@ -88,23 +103,23 @@ def test_every_export_of_avalanche_is_known():
 def test_it_works_or_is_refused_for_what_the_config_asks(name, config):
     torch.manual_seed(0)
     strategy = WORKS[name].make(CONFIGS[config])
-    if refused(strategy, CONFIGS[config]):
+    if not sound(name, config):
         model = strategy.model
         with pytest.raises(ValueError, match="cannot work with SDLoRAPlugin with"):
             strategy.train(stream(True)[0])
         assert strategy.model is model
         assert int(getattr(model, "experiences", 0)) == 0
         return
-    strategy.plugins.insert(1, Watch())
+    watch = Watch()
+    strategy.plugins.insert(1, watch)
     learn(strategy, stream(True))
+    assert watch.iterations or name == "MER"  # which has iterations of its own
 
 
-@pytest.mark.parametrize("name", [name for name, entry in WORKS.items() if not entry.labels])
+@pytest.mark.parametrize("name", [n for n, entry in WORKS.items() if not entry.labels and sound(n, "single")])
 def test_it_works_on_a_stream_without_task_labels(name):
     torch.manual_seed(0)
     strategy = WORKS[name].make(CONFIGS["single"])
-    if refused(strategy, CONFIGS["single"]):
-        pytest.skip("needs a package that is not installed")
     strategy.plugins.insert(1, Watch())
     learn(strategy, stream(False))
 
