@@ -113,6 +113,11 @@ class SDLoRAConfig:
             raise ValueError("multi_head=True with use_task_labels=False: task labels choose among the heads")
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
+        if self.directions != "every" and len({rank for _, rank in self.schedule.tasks}) > 1:
+            raise ValueError(
+                f"rank={self.rank} with directions={self.directions!r}: only the first task opens a direction, so that "
+                "later ranks would mean nothing; give one rank"
+            )
         if self.head == "linear" and self.drift != "none":
             raise ValueError(
                 f"drift={self.drift!r} with head='linear': a trained head has no statistics to carry along"

@@ -84,14 +84,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     # -- attaching to a strategy -----------------------------------------------------------------------------------
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion, once.
-
-        Raises:
-            ValueError: Another plugin, the criterion or the strategy cannot work with this one.
-        """
-        adapted = isinstance(strategy.model, SDLoRAModel)
-        check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
-        self._attach(strategy)
+        """Attaches the plugin, if that has not been done."""
+        self.attach(strategy)
         self._trains = True
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
@@ -99,8 +93,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._trains = False
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Adapts them for an evaluation before any training, too; the criterion then sees all logits."""
-        self._attach(strategy)
+        """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
+        self.attach(strategy)
         self._outside = {"training": strategy._criterion.training}
         if self._trains:
             self._outside["random"] = random_state()
@@ -112,14 +106,22 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         if "random" in self._outside:
             set_random_state(self._outside["random"])
 
-    def _attach(self, strategy: Any) -> None:
+    def attach(self, strategy: Any) -> None:
+        """Adapts the model, the optimizer's ownership and the criterion of a strategy that lists this plugin, once.
+
+        Raises:
+            ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
+            RuntimeError: This is one of several processes.
+        """
         check_single_process()
+        adapted = isinstance(strategy.model, SDLoRAModel)
+        check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
         twins = [plugin for plugin in strategy.plugins if isinstance(plugin, SDLoRAPlugin)]
         if len(twins) > 1:
             raise ValueError(
                 f"plugins: {len(twins)} SDLoRAPlugins; a strategy takes one, and SDLoRAStrategy has its own already"
             )
-        if not isinstance(strategy.model, SDLoRAModel):
+        if not adapted:
             training = strategy.model.training
             strategy.model = SDLoRAModel(strategy.model, self.config).to(strategy.device).train(training)
         elif self.config is not None and self.config != strategy.model.config:
@@ -173,9 +175,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     ) -> tuple[stream.Task, bool]:
         """The task that the experience belongs to, and whether it is the one learned last."""
         how, before = model.config.new_task, self._task if int(model.experiences) else None
-        goes_on = before is not None and (
-            how == "manual" or (how == "auto" and before.goes_on_with(experience, classes))
-        )
+        goes_on = before is not None and (how == "manual" or (how == "auto" and before.goes_on_with(experience)))
         goes_on = goes_on and not self._told
         return stream.Task(experience, classes, before, goes_on), goes_on
 
@@ -306,8 +306,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Stops at a loss that was not finite, on devices that are not waited for within an epoch."""
-        # The clock, the last plugin, has not counted this epoch yet.
-        self._check(strategy, None, strategy.clock.train_exp_epochs)
+        # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
+        clock = strategy.clock
+        self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
+        self._check(strategy, None, clock.train_exp_epochs)
 
     def _check(self, strategy: Any, loss: Tensor | None, epoch: int, iteration: int = 0) -> None:
         if self._guard is None:

@@ -89,4 +89,4 @@ class SDLoRAStrategy(SupervisedTemplate):
             peval_mode=peval_mode,
             **kwargs,
         )
-        plugin.before_training(self)  # what does not fit is refused here, not at the first train()
+        plugin.attach(self)  # what does not fit is refused here, not at the first train()

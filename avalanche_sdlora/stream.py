@@ -139,10 +139,11 @@ class Task:
         self._part_data: Any = weakref.ref(experience.dataset)
         self._whole_data: Any = None if whole is None else weakref.ref(whole.dataset)
 
-    def goes_on_with(self, experience: Any, classes: Mapping[int, set[int]]) -> bool:
-        """Whether ``experience``, with these class labels by task label, belongs to this task."""
+    def goes_on_with(self, experience: Any) -> bool:
+        """Whether ``experience`` belongs to this task."""
         whole = _whole(experience)
         if whole is None:
+            classes = classes_by_task(experience)
             return any(self.classes.get(task, set()) & labels for task, labels in classes.items())
         return self._whole == _key(whole) and _is_of(self._whole_data, whole)
 

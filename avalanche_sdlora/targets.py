@@ -66,7 +66,9 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
                 raise ValueError(f"targets={tuple(patterns)!r}: layer {first!r} is selected by more than one pattern")
             selected[first] = rows
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    places = sorted(selected, key=lambda name: order[name.removesuffix(f".{IN_PROJ}")] if name not in order else order[name])
+    places = sorted(
+        selected, key=lambda name: order[name.removesuffix(f".{IN_PROJ}")] if name not in order else order[name]
+    )
     targets = [Target(name, selected[name], names.get(name, [name])[1:]) for name in places]
     for i, (name, rows, _) in enumerate(targets):
         layer = _layer(model, name)
@@ -111,7 +113,9 @@ def _check_plain(layer: nn.Linear, name: str) -> None:
     elif "forward" in vars(layer) or kind.__call__ is not nn.Linear.__call__:
         more = "has had its forward replaced; undo that"
     elif kind.forward is not nn.Linear.forward and (kind.__module__, kind.__name__) not in _PLAIN:
-        more = f"is a {kind.__module__}.{kind.__qualname__} with a forward of its own; put a plain nn.Linear in its place"
+        more = (
+            f"is a {kind.__module__}.{kind.__qualname__} with a forward of its own; put a plain nn.Linear in its place"
+        )
     elif any(vars(layer)[hooks] for hooks in _HOOKS):
         more = "has hooks; remove them, and hook its adapter afterwards: model.backbone.get_submodule(name)"
     else:

@@ -93,7 +93,8 @@ class ClosedFormHead(GrowingModule):
             narrowed = t.dtype == torch.float64 and new.dtype != torch.float64
             return t.to(new.device) if narrowed else new
 
-        return super()._apply(applied, recurse)
+        super()._apply(applied, recurse)
+        return self
 
     @property
     def ready(self) -> bool:

@@ -37,7 +37,7 @@ class RunState:
     def __init__(self, strategy: Any, keeper: Any) -> None:
         self._strategy, self._keeper = strategy, keeper
         self.plugin = sdlora_of(strategy)
-        self.plugin.before_training(strategy)
+        self.plugin.attach(strategy)
         self._known: set[str] | None = None
         self._lost: set[str] = set()
         taker = self._taker()
