@@ -20,7 +20,6 @@ _SEPARATE = (
 # head, which no shape reveals, so a class is trusted only by name, once its source has been read.
 _FUSED_IN_THIRDS = {
     "timm.layers.attention": ("Attention", "AttentionRope"),
-    "timm.layers.diff_attention": ("DiffAttention",),
     "timm.models.vision_transformer": ("Attention",),
     "timm.models.vision_transformer_relpos": ("RelPosAttention",),
     "timm.models.vision_transformer_sam": ("Attention",),
@@ -46,7 +45,7 @@ _FUSED_IN_THIRDS = {
 }
 
 # Attention classes with `q` and a fused `kv` whose rows are [key | value]. By name, too: pooling heads look alike.
-_KEY_AND_VALUE_IN_HALVES = {
+_KEY_AND_VALUE_IN_HALVES: dict[str, tuple[str, ...]] = {
     "timm.models.pvt_v2": ("Attention",),
     "timm.models.twins": ("GlobalSubSampleAttn",),
     "timm.models.volo": ("ClassAttention",),

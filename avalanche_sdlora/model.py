@@ -313,7 +313,7 @@ class SDLoRAModel(MultiTaskModule):
 def _check_backbone(backbone: nn.Module) -> None:
     if isinstance(backbone, SDLoRAModel):
         raise TypeError(
-            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain backbone"
+            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain one"
         )
     if isinstance(getattr(backbone, "_orig_mod", None), nn.Module):
         raise TypeError(

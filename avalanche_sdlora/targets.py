@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
     name: str
     rows: list[tuple[int, int]]  # (start, stop) of each adapted block of output rows
-    aliases: list[str] = []  # further names of the very layer, which must not stay plain there
+    aliases: tuple[str, ...] = ()  # further names of the very layer, which must not stay plain there
 
     def layer(self, model: nn.Module) -> nn.Linear:
         """The layer in ``model``; for the fused parameter of an ``nn.MultiheadAttention``, a layer that holds it."""
@@ -65,9 +65,9 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
             if first in selected:
                 raise ValueError(f"targets={tuple(patterns)!r}: layer {first!r} is selected by more than one pattern")
             selected[first] = rows
-    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    places = sorted(selected, key=lambda name: order[name.removesuffix(f".{IN_PROJ}")] if name not in order else order[name])
-    targets = [Target(name, selected[name], names.get(name, [name])[1:]) for name in places]
+    targets = [
+        Target(name, selected[name], tuple(names.get(name, [name])[1:])) for name in _places(model) if name in selected
+    ]
     for i, (name, rows, _) in enumerate(targets):
         layer = _layer(model, name)
         _check_plain(layer, name)
@@ -80,6 +80,17 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
                     f"{layer.in_features}, so the rank is at most {limit}"
                 )
     return targets
+
+
+def _places(model: nn.Module) -> Iterator[str]:
+    """Where adapters can be, in the order that they will have in ``model.named_modules()``."""
+    attention = ""
+    for name, module in model.named_modules():
+        yield name
+        if isinstance(module, nn.MultiheadAttention):
+            attention = f"{name}." if name else ""
+        elif name == f"{attention}out_proj":  # its last submodule, until the fused projection is adapted
+            yield f"{attention}{IN_PROJ}"
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:
@@ -111,7 +122,9 @@ def _check_plain(layer: nn.Linear, name: str) -> None:
     elif "forward" in vars(layer) or kind.__call__ is not nn.Linear.__call__:
         more = "has had its forward replaced; undo that"
     elif kind.forward is not nn.Linear.forward and (kind.__module__, kind.__name__) not in _PLAIN:
-        more = f"is a {kind.__module__}.{kind.__qualname__} with a forward of its own; put a plain nn.Linear in its place"
+        more = (
+            f"is a {kind.__module__}.{kind.__qualname__} with a forward of its own; put a plain nn.Linear in its place"
+        )
     elif any(vars(layer)[hooks] for hooks in _HOOKS):
         more = "has hooks; remove them, and hook its adapter afterwards: model.backbone.get_submodule(name)"
     else:

@@ -1,4 +1,4 @@
-"""The merged weight of evaluation is never stale, whatever has written to what it was made from, and by whichever way."""
+"""The merged weight of evaluation is never stale, whoever has written to its sources, in whichever way."""
 
 import threading
 

@@ -92,7 +92,7 @@ def test_a_refused_construction_leaves_the_backbone_as_it_was(kind, config):
     backbone = BACKBONES[kind][0]().eval()
     list(backbone.parameters())[-1].requires_grad_(False)
     before, expected = layout(backbone), backbone(IMAGES)
-    with pytest.raises(ValueError, match="targets=|rank="):
+    with pytest.raises(ValueError, match=r"targets=|rank="):
         SDLoRAModel(backbone, config)
     assert layout(backbone) == before
     assert torch.equal(backbone(IMAGES), expected)

@@ -44,8 +44,8 @@ def merge(model: SDLoRAModel) -> nn.Module:
     """
     if gives_outputs(model.backbone):
         raise ValueError(
-            f"model: {backbone_name(model.backbone)} returns an object in place of a tensor, which no plain head takes; "
-            "use the model itself, or wrap its backbone in a module that returns features before adapting it"
+            f"model: {backbone_name(model.backbone)} returns an object in place of a tensor, which no plain head "
+            "takes; use the model itself, or wrap its backbone in a module that returns features before adapting it"
         )
     expansion, weight, bias = _classifier(model)
     backbone = copy.deepcopy(model.backbone)
