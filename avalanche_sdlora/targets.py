@@ -162,7 +162,7 @@ def _attention(model: nn.Module, pattern: str) -> dict[str, list[tuple[int, int]
         )
     if left:
         logger.warning(
-            "targets=%r: %d attention blocks of %s stay unadapted, since their layout is not known, the first being "
+            "targets=%r: %d attention blocks of %s stay unadapted, since no layout is known for them, the first being "
             "%r; their nn.Linear layers can be named by pattern beside %r",
             pattern,
             len(left),

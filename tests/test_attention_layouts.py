@@ -153,6 +153,7 @@ LAYOUTS = {
         lambda: coat.FactorAttnConvRelPosEnc(8, 2, shared_crpe=coat.ConvRelPosEnc(4, 2, {3: 2})), TOKENS, (4, 4)
     ),
     "convit": of(lambda: convit.MHSA(8, 2), X),
+    "convit, gated": of(lambda: convit.GPSA(8, 2), X),
     "davit channels": of(lambda: davit.ChannelAttention(8, 2), X),
     "davit channels, v2": of(lambda: davit.ChannelAttentionV2(8, 2), X),
     "davit windows": of(lambda: davit.WindowAttention(8, (4, 4), 2), X),
