@@ -34,7 +34,7 @@ class SDLoRAMultiheadAttention(nn.MultiheadAttention):
 
 def in_projection(attention: nn.MultiheadAttention) -> nn.Linear:
     """A layer that holds the very parameters of the fused projection."""
-    weight = cast(nn.Parameter, attention.in_proj_weight)
+    weight = attention.in_proj_weight
     out_features, in_features = weight.shape
     linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False, device="meta", dtype=weight.dtype)
     linear.weight = weight

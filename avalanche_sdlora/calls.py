@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
+
+from avalanche_sdlora.features import features_of
+
+
+class _Adapter(Protocol):
+    """What this module knows of an adapter."""
+
+    took_part_compiled: bool
 
 
 class Call:
@@ -36,7 +46,7 @@ def one_call() -> Iterator[Call]:
         _PRESENT.reset(token)
 
 
-def take_part(adapter: object) -> None:
+def take_part(adapter: _Adapter) -> None:
     """Reports that ``adapter`` takes part in the present call, if there is one.
 
     Raises:
@@ -52,3 +62,44 @@ def take_part(adapter: object) -> None:
             "layers under torch.no_grad, as re-entrant gradient checkpointing does; use "
             "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) there, whose gradients are exact"
         )
+
+
+def run(
+    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+) -> tuple[Any, list[str]]:
+    """What ``backbone`` makes of ``x``, and the names of those of its ``adapters`` that took no part.
+
+    Args:
+        backbone: Adapted.
+        x: Its input; a floating one is cast to its type where no autocast is on.
+        adapters: By name.
+        autocast: Precision of the pass; None: that of the caller.
+    """
+    if x.is_floating_point() and autocast is None and not torch.is_autocast_enabled(x.device.type):
+        x = x.to(next(p.dtype for p in backbone.parameters() if p.is_floating_point()))
+    parts: set[int] = set()
+    with nullcontext() if autocast is None else torch.autocast(x.device.type, autocast):
+        if torch.compiler.is_compiling():
+            features = features_of(backbone(x))
+        else:
+            with one_call() as call:
+                features, parts = features_of(backbone(x)), call.parts
+    return features, [name for name, a in adapters.items() if not (a.took_part_compiled or id(a) in parts)]
+
+
+@torch.compiler.disable
+@torch.no_grad()
+def idle_in_evaluation(
+    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+) -> list[str]:
+    """The names of the adapters that take no part in evaluation; modes and random numbers stay as they are."""
+    modes = [(m, m.training) for m in backbone.modules()]
+    devices = [] if x.device.type == "cpu" else [x.device]
+    with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
+        try:
+            for module, _ in modes:
+                module.training = False
+            return run(backbone, x, adapters, autocast)[1]
+        finally:
+            for module, training in modes:
+                module.training = training

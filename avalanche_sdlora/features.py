@@ -70,7 +70,9 @@ def features_of(output: Any) -> Any:
 
 def gives_outputs(model: nn.Module) -> bool:
     """Whether ``model`` returns objects in place of tensors, as far as can be said without a forward pass."""
-    return not hasattr(model, "num_features") and hasattr(getattr(model, "config", None), "hidden_size")
+    config = getattr(model, "config", None)
+    tensors = hasattr(model, "num_features") and not hasattr(config, "return_dict")  # Hugging Face's Swin has both
+    return hasattr(config, "hidden_size") and not tensors
 
 
 def _drop_last(sequential: nn.Sequential) -> int:

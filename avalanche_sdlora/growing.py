@@ -36,7 +36,7 @@ class GrowingModule(nn.Module):
         setattr(self, name, value)
         return old, value
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GrowingModule:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def applied(t: Tensor) -> Tensor:
             new = fn(t)
             narrow = new.is_floating_point() and learned_dtype(new.dtype) != new.dtype

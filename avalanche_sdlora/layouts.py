@@ -20,7 +20,6 @@ _SEPARATE = (
 # head, which no shape reveals, so a class is trusted only by name, once its source has been read.
 _FUSED_IN_THIRDS = {
     "timm.layers.attention": ("Attention", "AttentionRope"),
-    "timm.layers.diff_attention": ("DiffAttention",),
     "timm.models.vision_transformer": ("Attention",),
     "timm.models.vision_transformer_relpos": ("RelPosAttention",),
     "timm.models.vision_transformer_sam": ("Attention",),
@@ -46,11 +45,14 @@ _FUSED_IN_THIRDS = {
 }
 
 # Attention classes with `q` and a fused `kv` whose rows are [key | value]. By name, too: pooling heads look alike.
-_KEY_AND_VALUE_IN_HALVES = {
+_KEY_AND_VALUE_IN_HALVES: dict[str, tuple[str, ...]] = {
     "timm.models.pvt_v2": ("Attention",),
     "timm.models.twins": ("GlobalSubSampleAttn",),
     "timm.models.volo": ("ClassAttention",),
 }
+
+# Attention classes with a fused `qk` whose rows are [query | key], and `v`.
+_QUERY_AND_KEY_IN_HALVES: dict[str, tuple[str, ...]] = {"timm.models.convit": ("GPSA",)}
 
 # What else computes with query, key and value: of a model with blocks that are known it stays as it is.
 _OTHER = ({"kv"}, {"wq", "wk", "wv"}, {"qk", "v"})
@@ -73,14 +75,16 @@ def blocks(module: nn.Module, letters: str) -> dict[str, Rows] | None:
         if type(module) is not nn.MultiheadAttention or module.in_proj_weight is None:
             return None
         return {IN_PROJ: block_rows(IN_PROJ, len(module.in_proj_weight), "qkv", letters)}
-    qkv, kv, q = (getattr(module, name, None) for name in ("qkv", "kv", "q"))
+    qkv = getattr(module, "qkv", None)
     if isinstance(qkv, nn.Linear):
         trusted = _listed(module, _FUSED_IN_THIRDS)
         return {"qkv": block_rows("qkv", qkv.out_features, "qkv", letters)} if trusted else None
-    if isinstance(kv, nn.Linear) and isinstance(q, nn.Linear) and _listed(module, _KEY_AND_VALUE_IN_HALVES):
-        found: dict[str, Rows] = {"q": [(0, q.out_features)]} if "q" in letters else {}
-        own = letters.replace("q", "")
-        return found | ({"kv": block_rows("kv", kv.out_features, "kv", own)} if own else {})
+    for pair, single, table in (("kv", "q", _KEY_AND_VALUE_IN_HALVES), ("qk", "v", _QUERY_AND_KEY_IN_HALVES)):
+        both, other = (getattr(module, name, None) for name in (pair, single))
+        if isinstance(both, nn.Linear) and isinstance(other, nn.Linear) and _listed(module, table):
+            found: dict[str, Rows] = {single: [(0, other.out_features)]} if single in letters else {}
+            own = letters.replace(single, "")
+            return found | ({pair: block_rows(pair, both.out_features, pair, own)} if own else {})
     for names in _SEPARATE:
         parts = {letter: getattr(module, child, None) for letter, child in names.items()}
         if all(isinstance(part, nn.Linear) for part in parts.values()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
 from avalanche_sdlora.attention import put_layer
-from avalanche_sdlora.calls import one_call
+from avalanche_sdlora.calls import idle_in_evaluation, run
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.features import features_of, remove_classifier
+from avalanche_sdlora.features import remove_classifier
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
@@ -54,11 +53,11 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.config = config if config is not None else SDLoRAConfig()
         #: Precision of the backbone's forward pass, e.g. ``torch.bfloat16``; weights and logits stay float32.
         self.autocast: torch.dtype | None = None
+        _check_backbone(backbone)
         with unchanged_on_error(backbone):
             self._adapt(backbone)
 
     def _adapt(self, backbone: nn.Module) -> None:
-        _check_backbone(backbone)
         features = remove_classifier(backbone)  # first, so that no pattern can select the classifier
         targets = find_targets(backbone, self.config.target_patterns, self.config.schedule)
         self._frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
@@ -242,12 +241,12 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
                 mode only if it takes no part in evaluation either); gradients are recorded around it but not
                 where it is; or the features have another shape.
         """
-        features, idle = self._pass(x)
+        features, idle = run(self.backbone, x, self._adapters, self.autocast)
         if not self.backbone.training:
             self._all_took_part = self._all_took_part or not idle
         elif idle and not self._all_took_part:
             # Layers may be skipped at random in training; what takes part in evaluation is not to be complained about.
-            idle = self._idle_in_evaluation(x[:1])
+            idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast)
             self._all_took_part = not idle
         else:
             idle = []
@@ -260,36 +259,6 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise RuntimeError(f"the backbone must give features of shape (n, {self.head.in_features}), got {got}")
         return features.to(self.head.weight.dtype)
-
-    def _pass(self, x: Tensor) -> tuple[Any, list[str]]:
-        """What the backbone makes of ``x``, and the names of the adapters that took no part."""
-        autocast = self.autocast is not None or torch.is_autocast_enabled(x.device.type)
-        if x.is_floating_point() and not autocast:
-            x = x.to(next(p.dtype for p in self.backbone.parameters() if p.is_floating_point()))
-        own = nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
-        with own:  # a caller's own autocast stays in force where there is none of ours
-            if torch.compiler.is_compiling():
-                features, parts = features_of(self.backbone(x)), set()
-            else:
-                with one_call() as call:
-                    features, parts = features_of(self.backbone(x)), call.parts
-        idle = [n for n, a in self._adapters.items() if not (a.took_part_compiled or id(a) in parts)]
-        return features, idle
-
-    @torch.compiler.disable
-    @torch.no_grad()
-    def _idle_in_evaluation(self, x: Tensor) -> list[str]:
-        """The names of the adapters that take no part in evaluation; modes and random numbers stay as they are."""
-        modes = [(m, m.training) for m in self.backbone.modules()]
-        devices = [] if x.device.type == "cpu" else [x.device]
-        with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
-            try:
-                for module, _ in modes:
-                    module.training = False
-                return self._pass(x)[1]
-            finally:
-                for module, training in modes:
-                    module.training = training
 
     def get_features(self, x: Tensor) -> Tensor:
         """:meth:`features`, by the name under which Avalanche's ``BaseModel`` has it and ``LFLPlugin`` asks for it."""
@@ -324,10 +293,12 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         return self
 
 
-def _check_backbone(backbone: nn.Module) -> None:
+def _check_backbone(backbone: Any) -> None:
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone={backbone!r}: expected an nn.Module")
     if isinstance(backbone, SDLoRAModel):
         raise TypeError(
-            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain backbone"
+            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain one"
         )
     if isinstance(getattr(backbone, "_orig_mod", None), nn.Module):
         raise TypeError(

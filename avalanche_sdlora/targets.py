@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
     name: str
     rows: list[tuple[int, int]]  # (start, stop) of each adapted block of output rows
-    aliases: list[str] = []  # further names of the very layer, which must not stay plain there
+    aliases: tuple[str, ...] = ()  # further names of the very layer, which must not stay plain there
 
     def layer(self, model: nn.Module) -> nn.Linear:
         """The layer in ``model``; for the fused parameter of an ``nn.MultiheadAttention``, a layer that holds it."""
@@ -65,11 +65,9 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
             if first in selected:
                 raise ValueError(f"targets={tuple(patterns)!r}: layer {first!r} is selected by more than one pattern")
             selected[first] = rows
-    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    places = sorted(
-        selected, key=lambda name: order[name.removesuffix(f".{IN_PROJ}")] if name not in order else order[name]
-    )
-    targets = [Target(name, selected[name], names.get(name, [name])[1:]) for name in places]
+    targets = [
+        Target(name, selected[name], tuple(names.get(name, [name])[1:])) for name in _places(model) if name in selected
+    ]
     for i, (name, rows, _) in enumerate(targets):
         layer = _layer(model, name)
         _check_plain(layer, name)
@@ -82,6 +80,17 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
                     f"{layer.in_features}, so the rank is at most {limit}"
                 )
     return targets
+
+
+def _places(model: nn.Module) -> Iterator[str]:
+    """Where adapters can be, in the order that they will have in ``model.named_modules()``."""
+    attention = ""
+    for name, module in model.named_modules():
+        yield name
+        if isinstance(module, nn.MultiheadAttention):
+            attention = f"{name}." if name else ""
+        elif name == f"{attention}out_proj":  # its last submodule, until the fused projection is adapted
+            yield f"{attention}{IN_PROJ}"
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:
@@ -153,7 +162,7 @@ def _attention(model: nn.Module, pattern: str) -> dict[str, list[tuple[int, int]
         )
     if left:
         logger.warning(
-            "targets=%r: %d attention blocks of %s stay unadapted, since their layout is not known, the first being "
+            "targets=%r: %d attention blocks of %s stay unadapted, since no layout is known for them, the first being "
             "%r; their nn.Linear layers can be named by pattern beside %r",
             pattern,
             len(left),
