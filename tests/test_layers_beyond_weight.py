@@ -124,9 +124,6 @@ def test_layers_skipped_at_random_in_training_are_no_error_but_idle_ones_are():
     seen = {model.features(X).sum().item() for _ in range(20)}
     assert len(seen) > 1
     assert all(m.training for m in model.modules())
-    torch.manual_seed(0)
-    again = SDLoRAModel(Skips(idle=0), MLP).eval()
-    again.features(X)
     with pytest.raises(RuntimeError, match=r"1 of 4 adapted layers took no part.*'layers.3'"):
         SDLoRAModel(Skips(idle=1), MLP).train().features(X)
 
