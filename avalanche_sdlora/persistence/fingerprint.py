@@ -15,12 +15,9 @@ def fingerprint(model: SDLoRAModel) -> str:
     The names are those of the backbone before it was adapted.
     """
     state, learned = model.state_dict(), learned_state(model)
-    own = {}
-    for name, m in model.named_modules(remove_duplicate=False):
-        if isinstance(m, SDLoRALinear):
-            own[f"{name}.base."] = f"{name}."
-        if isinstance(m, SDLoRAMultiheadAttention):
-            own[f"{name}.{IN_PROJ}.base."] = f"{name}.{IN_PROJ}_"
+    modules = list(model.named_modules(remove_duplicate=False))
+    own = {f"{name}.base.": f"{name}." for name, m in modules if isinstance(m, SDLoRALinear)}
+    own |= {f"{n}.{IN_PROJ}.base.": f"{n}.{IN_PROJ}_" for n, m in modules if isinstance(m, SDLoRAMultiheadAttention)}
     frozen = {}
     for name in state.keys() - learned.keys():
         adapted = next((prefix for prefix in own if name.startswith(prefix)), "")
