@@ -1,7 +1,6 @@
 """SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198) for Avalanche: rehearsal-free class-incremental learning."""
 
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.first_session import FirstSessionPlugin
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence import (
     AdaptersInfo,
@@ -12,9 +11,10 @@ from avalanche_sdlora.persistence import (
     read_adapters,
     save_adapters,
 )
-from avalanche_sdlora.plugin import SDLoRAPlugin
 from avalanche_sdlora.ranks import RankSchedule
-from avalanche_sdlora.strategy import SDLoRAStrategy
+from avalanche_sdlora.training.first_session import FirstSessionPlugin
+from avalanche_sdlora.training.plugin import SDLoRAPlugin
+from avalanche_sdlora.training.strategy import SDLoRAStrategy
 
 __all__ = [
     "AdaptersInfo",

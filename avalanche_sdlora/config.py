@@ -37,7 +37,8 @@ class SDLoRAConfig:
             continuous boundary that would change the function, so the two together are refused.
         directions: Which tasks learn a direction. ``"every"``: the method. ``"first"``: only the first task, later
             ones train its magnitude. ``"single"``: all tasks train one direction and its magnitude on and on
-            (sequential LoRA with a magnitude). The last two are ablations of the paper.
+            (sequential LoRA with a magnitude). The last two are ablations of the paper; their one direction has the
+            rank that a schedule gives to the first task.
         rescale_past: Whether the magnitudes of frozen directions go on training. ``False`` is the paper's ablation.
         energy: After training on an experience, truncate each projection's new direction to the smallest rank
             that keeps this share of its squared singular values, above 0 and at most 1. None: never.
@@ -113,11 +114,6 @@ class SDLoRAConfig:
             raise ValueError("multi_head=True with use_task_labels=False: task labels choose among the heads")
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
-        if self.directions != "every" and len({rank for _, rank in self.schedule.tasks}) > 1:
-            raise ValueError(
-                f"rank={self.rank} with directions={self.directions!r}: only the first task opens a direction, so that "
-                "later ranks would mean nothing; give one rank"
-            )
         if self.head == "linear" and self.drift != "none":
             raise ValueError(
                 f"drift={self.drift!r} with head='linear': a trained head has no statistics to carry along"

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.functional import merged_weight
+from avalanche_sdlora.adapter.functional import merged_weight
+from avalanche_sdlora.adapter.projection import Magnitudes, Projection
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.projection import Magnitudes, Projection
 
 #: The prefix of the backbone's tensors in a model's state dict.
 BACKBONE = "backbone."

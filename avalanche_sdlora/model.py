@@ -10,20 +10,20 @@ import torch
 from avalanche.models import BaseModel, MultiTaskModule
 from torch import Tensor, nn
 
-from avalanche_sdlora.adapter import SDLoRALinear, projections_of
-from avalanche_sdlora.attention import put_layer
-from avalanche_sdlora.calls import idle_in_evaluation, run
+from avalanche_sdlora.adapter.attention import put_layer
+from avalanche_sdlora.adapter.calls import idle_in_evaluation, run
+from avalanche_sdlora.adapter.functional import merged_weight
+from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
+from avalanche_sdlora.adapter.projection import Magnitudes, Projection
+from avalanche_sdlora.adapter.reduction import Reduction, reduce_directions
+from avalanche_sdlora.adapter.targets import find_targets
+from avalanche_sdlora.adapter.undo import unchanged_on_error
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.features import remove_classifier
-from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import learned_dtype
+from avalanche_sdlora.heads.classifier import remove_classifier
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
-from avalanche_sdlora.projection import Magnitudes, Projection
-from avalanche_sdlora.reduction import Reduction, reduce_directions
 from avalanche_sdlora.stream import classes_by_task
-from avalanche_sdlora.targets import find_targets
-from avalanche_sdlora.undo import unchanged_on_error
 
 logger = logging.getLogger("avalanche_sdlora")
 
@@ -37,7 +37,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
     Args:
         backbone: A timm model, or any module whose classifier can be found (see
-            :func:`avalanche_sdlora.features.remove_classifier`).
+            :func:`avalanche_sdlora.heads.classifier.remove_classifier`).
         config: What is adapted, and how.
 
     Raises:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avalanche_sdlora.heads.discriminant import fit_ncm
-from avalanche_sdlora.heads.passes import feature_batches
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.training.features import feature_batches
 
 #: By name, what makes a linear classifier from statistics: its weight ``(classes, d)`` and bias ``(classes,)`` first.
 CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from avalanche_sdlora import Checkpoint, SDLoRAModel
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.heads.passes import feature_batches
+from avalanche_sdlora.training.features import feature_batches
 from experiments import run
 from experiments.arguments import Arguments
 from experiments.methods import METHODS

@@ -17,10 +17,10 @@ from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from torch import nn
 
 from avalanche_sdlora import FirstSessionPlugin, SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.logging_metrics import magnitude_metrics, parameter_metrics, reduction_metrics
-from avalanche_sdlora.methods.distillation import LwFPlugin
+from avalanche_sdlora.methods import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
-from avalanche_sdlora.methods.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
+from avalanche_sdlora.methods.lwf import LwFPlugin
+from avalanche_sdlora.training.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 
 if TYPE_CHECKING:
     from experiments.arguments import Arguments

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from avalanche_sdlora import SDLoRAStrategy
 from avalanche_sdlora.backbones import create_backbone
-from avalanche_sdlora.heads import passes
+from avalanche_sdlora.training import features as passes
 from benchmarks import make_benchmark
 from experiments import methods, run
 from experiments.arguments import Arguments

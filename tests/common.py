@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.adapter import projections_of
+from avalanche_sdlora.adapter.linear import projections_of
 
 MLP = SDLoRAConfig(rank=2, targets="*")
 

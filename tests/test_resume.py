@@ -14,8 +14,8 @@ from experiments.arguments import Arguments
 from experiments.methods import METHODS, joined
 from experiments.run import run
 from tests.common import mlp, points_stream, snapshot
+from tests.interrupted import Kill, KilledError
 from tests.killing import SETTINGS
-from tests.test_checkpoint import Kill, KilledError
 
 
 @pytest.fixture(scope="module")

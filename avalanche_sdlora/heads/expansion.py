@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.functional import linear_layer
+from avalanche_sdlora.adapter.functional import linear_layer
 
 
 class RandomExpansion(nn.Module):

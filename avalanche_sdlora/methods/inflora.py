@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.adapter import SDLoRALinear, projections_of
-from avalanche_sdlora.heads.passes import present_features
+from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
 from avalanche_sdlora.methods.lora import LoRAPlugin
-from avalanche_sdlora.methods.protected import extend, free_rows
+from avalanche_sdlora.methods.subspace import extend, free_rows
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.training.features import present_features
 
 
 class InfLoRAPlugin(LoRAPlugin):
@@ -21,7 +21,7 @@ class InfLoRAPlugin(LoRAPlugin):
 
     Before a task, ``A`` is designed from the task's inputs of every adapted layer, outside the subspace that holds the
     inputs of earlier tasks, and never trained; ``B`` is. So the update of a layer is 0 for inputs within that subspace.
-    See :func:`~avalanche_sdlora.methods.protected.free_rows` and :func:`~avalanche_sdlora.methods.protected.extend`.
+    See :func:`~avalanche_sdlora.methods.subspace.free_rows` and :func:`~avalanche_sdlora.methods.subspace.extend`.
 
     The inputs are those of the training images without augmentation, so that the design depends on the data alone; the
     authors' code uses one epoch with augmentation.

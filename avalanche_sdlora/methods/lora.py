@@ -1,7 +1,7 @@
-"""Low-rank methods beside SD-LoRA as Avalanche plugins, on the same adapter, head and optimizer.
+"""Plain LoRA as an Avalanche plugin, and LoRA with a penalty, which methods derive from.
 
-Each stands after :class:`avalanche_sdlora.SDLoRAPlugin` in a strategy's list, which goes on opening and freezing
-directions and growing the head; SD-LoRA's own idea, magnitudes that train, is switched off::
+Each plugin of this package stands after :class:`avalanche_sdlora.SDLoRAPlugin` in a strategy's list, which goes on
+opening and freezing directions and growing the head; SD-LoRA's own idea, magnitudes that train, is switched off::
 
     strategy = SDLoRAStrategy(model=vit, config=SDLoRAConfig(rank=10), plugins=[OLoRAPlugin(0.5)])
 """
@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
-from avalanche_sdlora.adapter import projections_of
-from avalanche_sdlora.methods.penalties import magnitude_of_update, overlap, random_subspace, subspace_energy
+from avalanche_sdlora.adapter.linear import projections_of
+from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.projection import Projection
 
 
 class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
@@ -78,75 +77,3 @@ class PenaltyPlugin(LoRAPlugin):
         projections = [(i, p) for i, p in enumerate(projections_of(strategy.model)) if len(p.A)]
         for i, projection in projections:
             strategy.loss = strategy.loss + self.weight * self.penalty(projection, i)
-
-
-class OLoRAPlugin(PenaltyPlugin):
-    """O-LoRA (Wang et al., EMNLP Findings 2023, arXiv 2310.14152): new directions orthogonal to past ones.
-
-    The penalty is :func:`avalanche_sdlora.methods.penalties.overlap`. The second term of the authors' code (the norms
-    of the new factors) is left out: its weight is 0 in their scripts.
-
-    Args:
-        weight: ``lambda_1``; 0.5 in the authors' scripts.
-    """
-
-    wants_every = True  # with one for all there is nothing to be orthogonal to
-
-    def __init__(self, weight: float = 0.5) -> None:
-        super().__init__(weight)
-
-    def penalty(self, projection: Projection, index: int) -> Tensor:
-        """Overlap of the new rows with all past ones."""
-        return overlap(projection.A, projection.bank_A)
-
-
-class NLoRAPlugin(PenaltyPlugin):
-    """N-LoRA (Yang et al., COLING 2025, arXiv 2410.10179): sparse updates, which seldom collide with earlier ones.
-
-    See :func:`avalanche_sdlora.methods.penalties.magnitude_of_update` for the penalty.
-
-    Args:
-        weight: ``lambda``. The sum grows with the layers' sizes, and so must it shrink.
-    """
-
-    def __init__(self, weight: float = 1e-4) -> None:
-        super().__init__(weight)
-
-    def penalty(self, projection: Projection, index: int) -> Tensor:
-        """Sum of the absolute elements of the new update."""
-        return magnitude_of_update(projection.A, projection.B)
-
-
-class CLoRAPlugin(PenaltyPlugin):
-    """CLoRA (Lu et al., ACL 2025, arXiv 2410.16801): updates that keep out of fixed subspaces.
-
-    The penalty is :func:`avalanche_sdlora.methods.penalties.subspace_energy`. The subspaces are random, drawn once for
-    the whole stream, as in the authors' code; the paper gives their dimension, a half here, as a setting to be chosen.
-
-    Args:
-        weight: ``lambda``; 1 in the authors' code.
-        share: Dimension of the subspaces as a share of the layer's sizes, above 0 and below 1.
-        seed: Draws the subspaces.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-
-    def __init__(self, weight: float = 1.0, share: float = 0.5, seed: int = 0) -> None:
-        super().__init__(weight)
-        if not 0 < share < 1:
-            raise ValueError(f"share={share!r}: expected a number above 0 and below 1")
-        self.share = share
-        self.seed = seed
-        self._subspaces: dict[int, Tensor] = {}
-
-    def penalty(self, projection: Projection, index: int) -> Tensor:
-        """Energy of the factors in the subspaces."""
-        A, B = projection.A, projection.B
-        return subspace_energy(A, B, self._subspace(2 * index, A.T), self._subspace(2 * index + 1, B))
-
-    def _subspace(self, number: int, factor: Tensor) -> Tensor:
-        if number not in self._subspaces:
-            dimensions = max(1, round(self.share * len(factor)))
-            self._subspaces[number] = random_subspace(len(factor), dimensions, 100_003 * self.seed + number).to(factor)
-        return self._subspaces[number]

@@ -13,11 +13,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.adapter import SDLoRALinear
-from avalanche_sdlora.attention import put_layer
-from avalanche_sdlora.features import gives_outputs
+from avalanche_sdlora.adapter.attention import put_layer
+from avalanche_sdlora.adapter.functional import all_factors, linear_layer
+from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.functional import all_factors, linear_layer
+from avalanche_sdlora.heads.classifier import gives_outputs
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name

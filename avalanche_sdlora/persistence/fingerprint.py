@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from avalanche_sdlora.adapter import SDLoRALinear
-from avalanche_sdlora.attention import IN_PROJ, SDLoRAMultiheadAttention
+from avalanche_sdlora.adapter.attention import IN_PROJ, SDLoRAMultiheadAttention
+from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.learned import BACKBONE, learned_state
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.tensorfile import hash_tensors

@@ -15,8 +15,8 @@ from avalanche_sdlora.learned import check_learned, learned_state, load_learned
 from avalanche_sdlora.persistence.eventfiles import event_sizes, rewind_events, writers_of
 from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.plainstate import Putter, Taker
-from avalanche_sdlora.plugin import SDLoRAPlugin
-from avalanche_sdlora.randomness import random_state, set_random_state
+from avalanche_sdlora.training.plugin import SDLoRAPlugin
+from avalanche_sdlora.training.randomness import random_state, set_random_state
 
 logger = logging.getLogger("avalanche_sdlora")
 
