@@ -5,13 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.arguments import Arguments
 from experiments.run import main, run
+from tests.common import BFLOAT16
 
-QUICK = {"epochs": 1, "batch_size": 128}
+QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def test_results_are_complete(finished):
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
     assert sum(results["test_samples"]) == 364
-    assert results["baselines"]["nearest_class_mean"]["acc"] > 80
+    assert results["baselines"]["ridge"]["acc"] > 80
     assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
     kept = [told["kept"] for told in results["parameters"]]
     assert kept == sorted(set(kept))
@@ -86,18 +88,32 @@ def test_results_of_another_run_are_not_overwritten(finished):
         run(Arguments("digits", output=str(finished[1])))
 
 
+@pytest.fixture
+def few_photographs(tmp_path):
+    """A folder with 10 training and 5 test photographs of every class of CIFAR-100, of those in SDLORA_DATA."""
+    with np.load(Path(os.environ["SDLORA_DATA"], "cifar100_60x20.npz")) as arrays:
+        few = {"classes": arrays["classes"]}
+        for part, count in (("train", 10), ("test", 5)):
+            x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
+            chosen = np.concatenate([np.flatnonzero(y == label)[:count] for label in range(100)])
+            few |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
+    np.savez(tmp_path / "cifar100_60x20.npz", **few)
+    return tmp_path
+
+
 @pytest.mark.skipif("SDLORA_DATA" not in os.environ, reason="SDLORA_DATA names no folder with real images")
-def test_real_photographs_and_real_weights_from_local_files(tmp_path):
+def test_real_photographs_and_real_weights_from_local_files(few_photographs):
     results = run(
         Arguments(
             "cifar100",
+            data=str(few_photographs),
             backbone="vit_tiny_patch16_224.augreg_in21k_ft_in1k",
             image_size=32,
-            bfloat16=True,
+            bfloat16=BFLOAT16,
             tasks=2,
             epochs=1,
-            output=str(tmp_path / "out"),
+            output=str(few_photographs / "out"),
         )
     )
     assert Path(results["arguments"]["weights"]).name.startswith("vit_tiny_patch16_224")
-    assert results["baselines"]["nearest_class_mean"]["acc"] > 5  # chance is 1
+    assert results["baselines"]["nearest_class_mean"]["acc"] > 3  # chance is 1
