@@ -13,7 +13,7 @@ from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.passes import feature_batches
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-from avalanche_sdlora.metrics import AccuracyMatrix
+from experiments.accuracy import AccuracyMatrix
 
 #: By name, what makes a linear classifier from statistics: its weight ``(classes, d)`` and bias ``(classes,)`` first.
 CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {

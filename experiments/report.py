@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.metrics import AccuracyMatrix
+from experiments.accuracy import AccuracyMatrix
 
 _COLUMNS = {
     "acc": "Acc",

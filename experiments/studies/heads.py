@@ -26,7 +26,7 @@ from torch import Tensor
 
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
-from avalanche_sdlora.metrics import AccuracyMatrix
+from experiments.accuracy import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.comparison import Estimate
 from experiments.heads_features import Moments, gather

@@ -6,17 +6,17 @@ import sys
 
 import pytest
 import torch
-
-from avalanche_sdlora.metrics import AccuracyMatrix
-from avalanche_sdlora.persistence.learned import learned_state
-from experiments.arguments import Arguments
-from experiments.baselines import frozen_baselines
 from experiments.cells import plan, read_grid
 from experiments.comparison import remember_order
+from experiments.tables import write_comparison
+
+from avalanche_sdlora.persistence.learned import learned_state
+from experiments.accuracy import AccuracyMatrix
+from experiments.arguments import Arguments
+from experiments.baselines import frozen_baselines
 from experiments.methods import METHODS, joined
 from experiments.report import write_json
 from experiments.run import main, run
-from experiments.tables import write_comparison
 from tests.common import image_stream, mlp, points_stream
 
 QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 16}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from avalanche_sdlora.files import replacing
-from experiments.comparison import COMPARED, MEASURES, Estimate, Row, collect, summarize
+from experiments.compare.summary import COMPARED, MEASURES, Estimate, Row, collect, summarize
 
 COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
 

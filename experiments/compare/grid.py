@@ -12,40 +12,55 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import CIRCUMSTANCES, Arguments, check_settings
-from experiments.methods import METHODS
-from experiments.recipe import hint, read_toml
+from avalanche_sdlora import SDLoRAConfig
+from experiments.arguments import CIRCUMSTANCES, Arguments
+from experiments.near import hint
+from experiments.options.run_options import check_settings, renamed
+from experiments.recipes import flattened, read_toml
+from experiments.resolve import Resolved, resolve
 
-GRIDS = Path(__file__).with_name("grids")
+ROOT = Path(__file__).resolve().parents[2]
+GRIDS = ROOT / "experiments" / "grids"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a comparison: its place, and its arguments with everything filled in."""
+    """One run of a comparison.
+
+    Attributes:
+        stream: Name of the data set.
+        method: Name of the method in the grid.
+        resolved: The run with nothing left open.
+    """
 
     stream: str
     method: str
-    arguments: Arguments
+    resolved: Resolved
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of the run."""
+        return self.resolved.arguments
 
     @property
     def folder(self) -> Path:
-        """Where its files are."""
+        """The folder with the files of the run."""
         return Path(str(self.arguments.output))
 
     def __str__(self) -> str:
         return f"{self.stream}, {self.method}, seed {self.arguments.seed}"
 
     def finished(self) -> dict[str, Any] | None:
-        """Its results, if it has been run.
+        """The results of the run, None where it has not been made.
 
         Raises:
-            ValueError: They are those of a run with other arguments.
+            ValueError: The folder holds the results of a run with other arguments.
         """
         path = self.folder / "results.json"
         if not path.exists():
             return None
         results = json.loads(path.read_text(encoding="utf-8"))
-        there, asked = _material(results["arguments"], results["config"]), self._material()
+        there, asked = material(results["arguments"], results["config"]), self.material()
         differences = [
             f"{name} {there.get(name)!r} there, {asked.get(name)!r} asked"
             for name in sorted(there.keys() | asked.keys())
@@ -57,13 +72,13 @@ class Cell:
             )
         return results
 
-    def _material(self) -> dict[str, Any]:
-        config = METHODS[self.arguments.method].describe(self.arguments)
-        return _material(dataclasses.asdict(self.arguments), json.loads(json.dumps(config)))
+    def material(self) -> dict[str, Any]:
+        """All that makes this run another one than others, see :func:`material`."""
+        return material(self.arguments.flat(), json.loads(json.dumps(self.resolved.described())))
 
     def command(self) -> list[str]:
-        """The command that runs it."""
-        options = dataclasses.asdict(self.arguments)
+        """The command line of the run."""
+        options = self.arguments.flat()
         command = [sys.executable, "-m", "experiments.run", options.pop("dataset")]
         for name, value in options.items():
             if value is not None:
@@ -71,17 +86,16 @@ class Cell:
         return command
 
     def run(self, threads: int) -> None:
-        """Runs it in a process of its own; what that prints goes to ``log.txt``.
+        """Make the run in a process of its own, which prints to ``log.txt``.
 
         Args:
-            threads: So many threads, unless the environment variable OMP_NUM_THREADS says otherwise.
+            threads: Number of threads, unless the environment variable OMP_NUM_THREADS says otherwise.
 
         Raises:
             RuntimeError: It failed; with the last line that it printed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        root = str(Path(__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         # Threads that wait by spinning take the cores from the other cells.
         defaults = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         # Without a buffer the error is the last line of the log.
@@ -100,34 +114,43 @@ class Cell:
             raise RuntimeError(f"{last} (all of it is in {log})")
 
 
-def _material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes one experiment another; settings of the method as they are, wherever they came from."""
-    default = {field.name: field.default for field in dataclasses.fields(Arguments)}
-    settings = {name: value for name, value in {**default, **arguments}.items() if name not in CIRCUMSTANCES}
-    settings["weights"] = settings["weights"] and Path(settings["weights"]).name
-    if config:
-        settings = {name: value for name, value in settings.items() if name not in {*config, "preset", "rank_depth"}}
-    return {**settings, **config}
+def material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes one run another one than others, by name.
+
+    Settings of the method count as ``config`` has them, wherever they came from; one that was unknown when the run was
+    made has its default.
+
+    Args:
+        arguments: The ``arguments`` of a results file, of version 0.1 too, which had other names.
+        config: The ``config`` of that file.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Arguments) if field.name != "settings"}
+    own = {name: arguments.get(name, default) for name, default in defaults.items() if name not in CIRCUMSTANCES}
+    own["weights"] = own["weights"] and Path(own["weights"]).name
+    return own | {renamed(name): value for name, value in {**SDLoRAConfig().to_dict(), **config}.items()}
 
 
 def read_grid(grid: str) -> dict[str, dict[str, Any]]:
-    """The methods of a grid: name to settings.
+    """The methods of a grid by name, each with the settings that make it.
 
     Args:
         grid: The name of a file in ``experiments/grids``, or the path of another, which ends in ``.toml``.
 
     Raises:
-        ValueError: There is no such grid, or it has something else than settings of a run in it.
+        ValueError: There is no such grid, or something in it is no setting of a run.
     """
+    if grid == "presets":
+        raise ValueError("grid='presets': this grid is now called recipes, since each of its rows is a recipe")
     path = Path(grid) if grid.endswith(".toml") else GRIDS / f"{grid}.toml"
     if not path.is_file() and path.parent == GRIDS:
         names = sorted(file.stem for file in GRIDS.glob("*.toml"))
         raise ValueError(f"grid={grid!r}: there are {', '.join(names)}, or name a .toml file{hint(grid, names)}")
-    methods = read_toml(path)
-    for name, settings in methods.items():
+    methods = {}
+    for name, settings in read_toml(path).items():
         if not isinstance(settings, dict) or not re.fullmatch(r"[\w.+=-]+", name):
             raise ValueError(f"{path}: {name!r}: expected tables, named with letters, digits and . + = - _")
-        check_settings(settings, f"{path} [{name}]", allowed=("recipe", "method"))
+        methods[name] = flattened(settings)
+        check_settings(methods[name], f"{path} [{name}]", allowed=("recipe", "method"))
     return methods
 
 
@@ -138,14 +161,14 @@ def plan(
     output: str | Path,
     overrides: Mapping[str, Any],
 ) -> list[Cell]:
-    """Every cell, the first seed's first, each checked as far as that goes without its data.
+    """All cells, those of the first seed first, each checked as far as that is possible without its data.
 
     Args:
         streams: Names of data sets.
-        methods: What makes each method, as from :func:`read_grid`.
-        seeds: One run each.
+        methods: Settings of each method, as :func:`read_grid` gives them.
+        seeds: Each gives one run of a method on a stream.
         output: The folder of the whole comparison.
-        overrides: Arguments that all cells have.
+        overrides: Arguments of all cells, by the names that they have on the command line.
 
     Raises:
         ValueError: A cell's arguments cannot be used, or contradict each other; the message names the cell.
@@ -160,12 +183,11 @@ def plan(
                 if both:
                     raise ValueError(f"{method}: the grid and the command line both set {', '.join(sorted(both))}")
                 folder = Path(output, re.sub(r"[^\w.-]+", "_", stream), method, f"seed{seed}")
-                # The training-free baseline is the same for every method.
-                settings = {"baselines": i == 0, **overrides, **settings, "seed": seed, "output": str(folder)}
+                # One measurement of the training-free baselines serves every method.
+                own = {"dataset": stream, "seed": seed, "output": str(folder)}
                 try:
-                    arguments = Arguments(stream, **settings).resolved()
-                    METHODS[arguments.method].describe(arguments)
+                    resolved = resolve(Arguments.from_flat({"baselines": i == 0, **overrides, **settings, **own}))
                 except ValueError as error:
                     raise ValueError(f"{stream}, {method}: {error}") from error
-                cells.append(Cell(stream, method, arguments))
+                cells.append(Cell(stream, method, resolved))
     return cells

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.recipe import published
+from experiments.recipes import published
 from experiments.report import write_json
 
 Results = Mapping[str, Any]

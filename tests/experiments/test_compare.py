@@ -7,14 +7,14 @@ import math
 import sys
 
 import pytest
-from PIL import Image
-
-from avalanche_sdlora.metrics import AccuracyMatrix
-from experiments import compare
 from experiments.cells import GRIDS, plan, read_grid
 from experiments.comparison import Estimate, collect, remember_order, summarize
-from experiments.methods import METHODS
 from experiments.tables import write_comparison
+from PIL import Image
+
+from experiments import compare
+from experiments.accuracy import AccuracyMatrix
+from experiments.methods import METHODS
 
 
 def finish(cell, acc, baseline=90.0):

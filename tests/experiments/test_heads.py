@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-from experiments.arguments import Arguments
 from experiments.heads_features import gather
 from experiments.heads_study import KINDS, SOURCES, evaluate, markdown, study
+
+from experiments.arguments import Arguments
 from tests.images import fill
 
 

@@ -1,9 +1,9 @@
 """The profile accounts for all of a real run's time."""
 
 import pytest
+from experiments.profile_run import PARTS, PHASES, profile
 
 from experiments.arguments import Arguments
-from experiments.profile_run import PARTS, PHASES, profile
 
 
 def test_every_second_is_booked_once():
