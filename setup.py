@@ -35,6 +35,16 @@ setup(
         "experiments": EXPERIMENTS,
         "speed": [*EXPERIMENTS, "peft"],  # only to compare with
         # peft and the onnx packages: what exported models are loaded back with.
-        "test": [*EXPERIMENTS, "hypothesis", "mypy", "onnxruntime", "onnxscript", "peft", "pytest", "ruff"],
+        "test": [
+            *EXPERIMENTS,
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "onnxruntime",
+            "onnxscript",
+            "peft",
+            "pytest",
+            "ruff",
+        ],
     },
 )

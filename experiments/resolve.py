@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from experiments.near import hint
 from experiments.options.run_options import check_settings
 from experiments.recipes import recipe_of
 
-PRESETS = {"default": SDLoRAConfig, "paper": SDLoRAConfig.paper, "reference": SDLoRAConfig.reference}
+PRESETS: dict[str, Callable[..., SDLoRAConfig]] = {
+    "default": SDLoRAConfig,
+    "paper": SDLoRAConfig.paper,
+    "reference": SDLoRAConfig.reference,
+}
 
 
 @dataclasses.dataclass(frozen=True)

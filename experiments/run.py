@@ -215,7 +215,7 @@ def _show(results: dict[str, Any], picture: Path, dataset: str) -> None:
     """Print the tables of a run, and draw its accuracy matrix."""
     matrix = AccuracyMatrix.from_rows(results["accuracy_matrix"], results["test_samples"])
     frozen = {
-        f"{name.replace('_', ' ')}, frozen": AccuracyMatrix.from_rows(found["accuracy_matrix"], matrix.samples)
+        f"{name.replace('_', ' ')}, frozen": AccuracyMatrix.from_rows(found["accuracy_matrix"], results["test_samples"])
         for name, found in results["baselines"].items()
     }
     others = {f"published: {name}": summary for name, summary in results["published"].items()}

@@ -19,26 +19,9 @@ from torch.optim.lr_scheduler import StepLR
 
 from avalanche_sdlora import Checkpoint, SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.logging_metrics import magnitude_metrics
-from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
+from tests.common import MLP, Kill, KilledError, mlp, points_stream, snapshot, strategy_for
 
 EVERYTHING = SDLoRAConfig(rank=4, targets="*", energy=0.9, rank_budget=6, kd_tolerance=0.5)
-
-
-class KilledError(Exception):
-    """Stands in for the end of the process."""
-
-
-class Kill(SupervisedPlugin):
-    """Raises once ``left`` iterations of training and evaluation have passed in this process."""
-
-    left = -1  # of the class: a checkpoint knows nothing of it
-
-    def after_training_iteration(self, strategy, **kwargs):
-        Kill.left -= 1
-        if Kill.left == 0:
-            raise KilledError
-
-    after_eval_iteration = after_training_iteration
 
 
 class Remember(SupervisedPlugin):

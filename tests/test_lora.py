@@ -14,6 +14,7 @@ from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import CLoRAPlugin, LoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from tests.common import (
     MLP,
+    KilledError,
     Watch,
     image_stream,
     mlp,
@@ -25,7 +26,7 @@ from tests.common import (
     tiny_vit,
     trainable,
 )
-from tests.test_checkpoint import KilledError, assert_same, script
+from tests.test_checkpoint import assert_same, script
 
 PLUGINS = [LoRAPlugin, OLoRAPlugin, NLoRAPlugin, CLoRAPlugin, InfLoRAPlugin]
 

@@ -84,18 +84,18 @@ def main() -> None:
     failures: list[str] = []
     try:
         given = COMMAND.parse()
-        own = {option.name: given.pop(option.name, None) for option in OPTIONS}
-        output, jobs = own["report-only"] or own["output"], own["jobs"] or 1
-        if not own["report-only"]:
-            if not own["streams"] or not output or jobs < 1:
+        own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
+        output, jobs = own.get("report-only", own.get("output")), own["jobs"]
+        if "report-only" not in own:
+            if "streams" not in own or not output or jobs < 1:
                 raise ValueError("expected streams, --output FOLDER, and --jobs of at least 1 (see --help)")
-            methods = read_grid(own["grid"] or "recipes")
-            unknown = [name for name in own["only"] or [] if name not in methods]
+            methods = read_grid(own.get("grid", "recipes"))
+            unknown = [name for name in own.get("only", []) if name not in methods]
             if unknown:
                 raise ValueError(f"only={unknown}: the grid has {', '.join(methods)}{hint(unknown[0], methods)}")
-            chosen = {name: methods[name] for name in own["only"] or methods}
-            failures = compare(plan(own["streams"], chosen, own["seeds"] or [0], output, given), output, jobs)
-        write_comparison(output)
+            chosen = {name: methods[name] for name in own.get("only", methods)}
+            failures = compare(plan(own["streams"], chosen, own.get("seeds", [0]), output, given), output, jobs)
+        write_comparison(str(output))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     if failures:

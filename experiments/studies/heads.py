@@ -1,9 +1,9 @@
-"""Compare heads on the features of one training: ``python -m experiments.heads_study cifar100 --seeds 0 1 2``.
+"""Compare heads on the features of one training: ``python -m experiments.studies.heads cifar100 --seeds 0 1 2``.
 
 Every seed trains once with the linear head and keeps the features of all images at every moment
-(:mod:`experiments.heads_features`). All heads are then solved from those, with and without following the features,
+(:mod:`experiments.studies.moments`). All heads are then solved from those features, with and without following them,
 beside two yardsticks: *frozen* features, and the *oracle*, statistics of all training images by the final model, which
-no learner of a stream can have. What is finished is not done again, so that a killed study goes on.
+no learner of a stream can have. A part that is finished is not done again, so that a killed study goes on.
 
 Choose settings on training images only (``--validation 0.2``) and measure once on the test images with those chosen.
 """
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,32 +27,47 @@ from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from experiments.accuracy import AccuracyMatrix
 from experiments.arguments import Arguments
-from experiments.comparison import Estimate
-from experiments.heads_features import Moments, gather
+from experiments.compare.summary import Estimate
+from experiments.options.commandline import Option
+from experiments.options.run_options import run_command
 from experiments.report import write_json
+from experiments.resolve import resolve
+from experiments.studies.moments import Moments, gather
 
 KINDS = ("ncm", "lda", "ridge", "random_ridge")
-#: What the statistics are of: the features of the moment, the same followed as they move, and the two yardsticks.
+#: The features that statistics are gathered from: those of the untrained backbone, those of the moment, those of the
+#: moment followed as they move, and those of the final model.
 SOURCES = ("frozen", "none", "linear", "oracle")
+
+OPTIONS = [
+    Option("seeds", int, "Class orders and random numbers, a training for each; 0 by default.", "The study", nargs="+"),
+    Option("expansion", int, "Units of the random expansion; 2000 by default.", "The study"),
+]
+COMMAND = run_command(
+    "python -m experiments.studies.heads",
+    "Compare heads on the features of one training of SD-LoRA.",
+    OPTIONS,
+    without=("seed", "sdlora.head", "sdlora.drift", "sdlora.expansion", "method", "baselines"),
+)
 
 
 def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 2000) -> list[dict[str, Any]]:
-    """Trains and evaluates what is missing; writes ``heads-UNITS.json`` for each seed and ``heads.md`` for all of them.
+    """Train and evaluate what is missing; write ``heads-UNITS.json`` for each seed and ``heads.md`` for all of them.
 
     Args:
-        arguments: Of a run; ``output`` gets a folder for each seed. Of a recipe with a head the training is taken.
-        seeds: Each gives the class order and every random number.
+        arguments: Of a run; ``output`` gets a folder for each seed. A recipe's head is left out.
+        seeds: Each gives the class order and every random number of a training.
         expansion: Units of the random expansion.
 
     Returns:
         The results of each seed, of the ``linear head`` and by kind and source: the metrics of the stream in percent
         (an oracle has those after the last experience only) and what the head costs at the last experience.
     """
-    arguments = dataclasses.replace(arguments, head=arguments.head or "linear").resolved()
-    base = Path(str(arguments.output))
+    arguments = dataclasses.replace(arguments, settings={"sdlora.head": "linear", **arguments.settings})
+    base = Path(str(resolve(arguments).arguments.output))
     results = []
     for seed in seeds:
-        moments = gather(dataclasses.replace(arguments, seed=seed, output=str(base / f"seed{seed}")))
+        moments = gather(resolve(dataclasses.replace(arguments, seed=seed, output=str(base / f"seed{seed}"))))
         path = base / f"seed{seed}" / f"heads-{expansion}.json"
         if not path.exists():
             write_json(path, evaluate(moments, expansion))
@@ -148,14 +162,9 @@ def _text(values: Iterable[float]) -> str:
 def main() -> None:
     """The command line."""
     try:
-        parser = ArgumentParser(description="Compare heads on the features of one training of SD-LoRA.")
-        skip = {"seed", "head", "drift", "expansion", "method", "baselines"}
-        parser.add_class_arguments(Arguments, as_group=False, as_positional=True, skip=skip)
-        parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Class orders and random numbers.")
-        parser.add_argument("--expansion", type=int, default=2000, help="Units of the random expansion.")
-        settings = parser.parse_args().as_dict()
-        seeds, expansion = settings.pop("seeds"), settings.pop("expansion")
-        study(Arguments(**settings), seeds, expansion)
+        given = COMMAND.parse()
+        own = {option.name: given.pop(option.name) for option in OPTIONS if option.name in given}
+        study(Arguments.from_flat(given), **own)
     except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,8 +1,7 @@
-"""Trains SD-LoRA once and keeps the features of every moment, so that heads can be compared without training again."""
+"""Train SD-LoRA once and keep the features of every moment, so that heads can be compared without training again."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from avalanche.logging import InteractiveLogger
 from avalanche.training.plugins import EvaluationPlugin
 from numpy.typing import NDArray
 
-from avalanche_sdlora import Checkpoint, SDLoRAModel
+from avalanche_sdlora import Checkpoint
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.passes import feature_batches
-from experiments import run
-from experiments.arguments import Arguments
-from experiments.methods import METHODS
 from experiments.report import write_json
+from experiments.resolve import Resolved
+from experiments.run import loop_settings, prepare
 
 
 class Moments:
@@ -27,7 +25,7 @@ class Moments:
 
     Moment 0, before any training, and the last have all images. A moment ``t`` between them has the training images of
     experience ``t`` (counted from one), which was learned last, and of the next, and the test images of the first
-    ``t``. Test images come with what the linear head makes of them.
+    ``t``. Test images come with the labels that the linear head predicts.
 
     Args:
         folder: Where the files are.
@@ -47,23 +45,23 @@ class Moments:
         return self._open[moment][f"{name}{experience}"]
 
 
-def gather(arguments: Arguments) -> Moments:
-    """Trains, unless all of it has been done; a run that was killed continues.
+def gather(resolved: Resolved) -> Moments:
+    """Train, unless that has been done; a training that was killed continues.
 
     Args:
-        arguments: Of a run with ``method="sdlora"`` and the linear head, resolved; ``output`` gets the files.
+        resolved: A run of SD-LoRA with the linear head; its ``output`` gets the files.
 
     Raises:
         ValueError: An argument cannot be used, or ``output`` belongs to a run with others.
     """
+    arguments, config = resolved.arguments, resolved.config
     output = Path(str(arguments.output))
-    config = arguments.sdlora_config()
     if arguments.method != "sdlora" or config.head != "linear":
         raise ValueError(
-            f"method={arguments.method!r}, head={config.head!r}: heads are compared on what SD-LoRA trains; leave both "
-            "out"
+            f"method={arguments.method!r}, sdlora.head={config.head!r}: heads are compared on what SD-LoRA trains; "
+            "leave both out"
         )
-    about = {**dataclasses.asdict(arguments), **dict.fromkeys(("output", "device", "workers", "baselines"))}
+    about = {**arguments.flat(), **dict.fromkeys(("output", "device", "workers", "baselines"))}
     done = output / "trained.json"
     if done.exists():
         there = json.loads(done.read_text(encoding="utf-8"))
@@ -75,14 +73,11 @@ def gather(arguments: Arguments) -> Moments:
             )
         return Moments(output)
     checkpoint = Checkpoint(output, about)
-    backbone, _, benchmark = run.prepare(arguments)
-    strategy = METHODS["sdlora"].strategy(
-        SDLoRAModel(backbone, config),
+    backbone, _, benchmark = prepare(arguments)
+    strategy = resolved.method.strategy(
+        resolved.method.model(backbone, config),
         arguments,
-        train_mb_size=int(arguments.batch_size or 1),
-        train_epochs=int(arguments.epochs or 1),
-        eval_mb_size=128,
-        device=arguments.device,
+        **loop_settings(arguments),
         evaluator=EvaluationPlugin(loggers=[InteractiveLogger()]),
     )
     if not checkpoint.found:
@@ -96,7 +91,7 @@ def gather(arguments: Arguments) -> Moments:
 
 
 def _save(folder: Path, moment: int, strategy: Any, benchmark: Any, workers: int) -> None:
-    """Writes one moment, in one step."""
+    """Write the file of one moment, whole or not at all."""
     arrays: dict[str, NDArray[Any]] = {}
     last = len(benchmark.train_stream)
     for kind, stream in (("train", benchmark.train_stream), ("test", benchmark.test_stream)):
@@ -112,7 +107,7 @@ def _save(folder: Path, moment: int, strategy: Any, benchmark: Any, workers: int
 
 
 def _features(strategy: Any, experience: Any, workers: int) -> tuple[NDArray[Any], ...]:
-    """Features, labels, and the labels that the model predicts; no random number of the training is drawn."""
+    """Features, labels and predicted labels; the random numbers of the training stay as they are."""
     model = strategy.model.to(strategy.device).eval()
     batches = feature_batches(
         model.features, experience.dataset, batch_size=128, device=strategy.device, num_workers=workers

@@ -1,20 +1,18 @@
 """A comparison runs what is missing, refuses what does not belong together, and its statistics are right."""
 
 import csv
-import dataclasses
 import json
 import math
 import sys
 
 import pytest
-from experiments.cells import GRIDS, plan, read_grid
-from experiments.comparison import Estimate, collect, remember_order, summarize
-from experiments.tables import write_comparison
 from PIL import Image
 
-from experiments import compare
 from experiments.accuracy import AccuracyMatrix
-from experiments.methods import METHODS
+from experiments.compare import __main__ as compare
+from experiments.compare.grid import GRIDS, material, plan, read_grid
+from experiments.compare.summary import Estimate, collect, remember_order, summarize
+from experiments.compare.tables import write_comparison
 
 
 def finish(cell, acc, baseline=90.0):
@@ -30,15 +28,15 @@ def finish(cell, acc, baseline=90.0):
         "parameters": [{"kept": 5}, {"kept": 10}],
         "seconds": {"train": 2.0, "evaluate": 1.0, "total": 9.0},
         "seed": cell.arguments.seed,
-        "arguments": dataclasses.asdict(cell.arguments),
-        "config": METHODS[cell.arguments.method].describe(cell.arguments),
+        "arguments": cell.arguments.flat(),
+        "config": cell.resolved.described(),
     }
     cell.folder.mkdir(parents=True)
     (cell.folder / "results.json").write_text(json.dumps(results))
 
 
 def cells_of(folder, seeds=(0,), methods=None, **overrides):
-    return plan(["digits"], methods or {"one": {}, "two": {"rank": 4}}, seeds, folder, overrides)
+    return plan(["digits"], methods or {"one": {}, "two": {"sdlora.rank": 4}}, seeds, folder, overrides)
 
 
 def test_mean_and_standard_error():
@@ -96,23 +94,33 @@ def test_published_results_stand_beside_those_of_the_same_stream(tmp_path):
 def test_results_of_other_arguments_are_refused(tmp_path):
     (cell,) = cells_of(tmp_path, methods={"one": {}}, epochs=1)
     finish(cell, 50.0)
-    for same in ({"device": "cuda"}, {"workers": 2}, {"rank": 10}, {"boundary": "continuous"}):
+    for same in ({"device": "cuda"}, {"workers": 2}, {"sdlora.rank": 10}, {"sdlora.boundary": "continuous"}):
         (again,) = cells_of(tmp_path, methods={"one": {}}, epochs=1, **same)
         assert again.finished()["acc"] == 50.0
     for other, message in (
         ({"epochs": 2}, "epochs 1 there, 2 asked"),
-        ({"epochs": 1, "preset": "paper"}, "boundary 'continuous' there, 'reset' asked"),
+        ({"epochs": 1, "sdlora.preset": "paper"}, "sdlora.boundary 'continuous' there, 'reset' asked"),
         ({"epochs": 1, "validation": 0.2}, "validation None there, 0.2 asked"),
     ):
         with pytest.raises(ValueError, match=message):
             compare.compare(cells_of(tmp_path, methods={"one": {}}, **other), tmp_path)
 
 
+def test_results_of_version_0_1_are_those_of_the_present_names(tmp_path):
+    (cell,) = plan(["digits"], {"ewc": {"method": "ewc", "sdlora.rank": 4}}, [0], tmp_path, {})
+    old = {name: value for name, value in cell.arguments.flat().items() if "." not in name}
+    old |= {"rank": 4, "preset": "default", "rank_depth": None, "ewc_lambda": 1.0, "lwf_alpha": None}
+    config = cell.resolved.config.to_dict()
+    del config["drift"]  # a setting that was added later has its default
+    assert material(old, {**config, "ewc_lambda": 1.0}) == cell.material()
+    assert material(old, {**config, "ewc_lambda": 2.0}) != cell.material()
+
+
 @pytest.mark.parametrize("grid", sorted(file.stem for file in GRIDS.glob("*.toml")))
 def test_the_grids_can_be_run(grid):
     cells = plan(["digits", "cifar100"], read_grid(grid), [0], "folder", {"batch_size": 16})
     assert len({cell.folder for cell in cells}) == len(cells)
-    assert len({json.dumps(cell._material(), sort_keys=True) for cell in cells}) == len(cells)
+    assert len({json.dumps(cell.material(), sort_keys=True) for cell in cells}) == len(cells)
     first = cells[0].method
     assert {cell.method for cell in cells if cell.arguments.baselines} == {first}
 
@@ -121,7 +129,9 @@ def test_the_grids_can_be_run(grid):
     ("text", "message"),
     [
         ("[a]\nepocs = 2", r"\[a\]: unknown setting 'epocs'; did you mean epochs"),
-        ("[a]\nrank_budget = 0.5", r"rank_budget=0.5: expected int"),
+        ("[a]\nsdlora.rank_budget = 0.5", r"sdlora.rank_budget=0.5: expected a whole number"),
+        ("[a]\nrank_budget = 20", r"\[a\]: unknown setting 'rank_budget': write sdlora.rank_budget"),
+        ("[a]\newc_lambda = 2.0", r"unknown setting 'ewc_lambda': write ewc.weight"),
         ('["a/b"]\n', "'a/b': expected tables, named with letters"),
         ("a = 1", "'a': expected tables"),
     ],
@@ -135,7 +145,10 @@ def test_what_is_wrong_in_a_grid_is_named(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--grid", "varants"], "there are first_session, methods, presets, variants.*did you mean variants"),
+        (["digits", "--grid", "varants"], "there are first_session, methods, recipes, variants.*did you mean variants"),
+        (["digits", "--grid", "presets"], "this grid is now called recipes"),
+        (["digits", "--preset", "paper"], "--preset: write --sdlora.preset"),
+        (["digits", "--ouput", "x"], "--ouput; did you mean output"),
         (["digits", "--only", "none"], "the grid has default, paper, reference"),
         (["digits", "--recipe", "paper"], "default: the grid and the command line both set recipe"),
         (["digits", "--epochs", "0"], "digits, default: epochs=0"),
@@ -157,7 +170,7 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(t
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(path)
     stream, grid, output = f"folder:{tmp_path / 'images'}", tmp_path / "grid.toml", tmp_path / "out"
-    grid.write_text("[finished]\n[fails]\nrank = 129\n[runs]\nrank = 1\n")
+    grid.write_text("[finished]\n[fails]\nsdlora.rank = 129\n[runs]\nsdlora.rank = 1\n")
     overrides = {"tasks": 3, "epochs": 1, "backbone": "vit_micro_patch4_32.formula", "device": "cpu"}
     done, _, missing = plan([stream], read_grid(str(grid)), [3], output, overrides)
     finish(done, 50.0)

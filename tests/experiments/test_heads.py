@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from experiments.heads_features import gather
-from experiments.heads_study import KINDS, SOURCES, evaluate, markdown, study
 
 from experiments.arguments import Arguments
+from experiments.resolve import resolve
+from experiments.studies.heads import KINDS, SOURCES, evaluate, markdown, study
+from experiments.studies.moments import gather
 from tests.images import fill
 
 
@@ -77,5 +78,5 @@ def test_a_study_trains_once_and_goes_on_from_what_it_has(tmp_path, monkeypatch)
     assert "random_ridge" in (tmp_path / "study" / "heads.md").read_text()
     with pytest.raises(ValueError, match="epochs 1 there, 2 asked"):
         study(Arguments(**{**vars(arguments), "epochs": 2}), seeds=[0])
-    with pytest.raises(ValueError, match="head='ridge'"):
-        gather(Arguments(**{**vars(arguments), "head": "ridge"}).resolved())
+    with pytest.raises(ValueError, match=r"sdlora\.head='ridge'"):
+        gather(resolve(Arguments(**{**vars(arguments), "settings": {"sdlora.head": "ridge"}})))

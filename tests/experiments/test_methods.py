@@ -1,43 +1,47 @@
 """The methods of the command line: each in the same loop, with its own settings, and joint training's single row."""
 
-import dataclasses
 import json
 import sys
 
 import pytest
 import torch
-from experiments.cells import plan, read_grid
-from experiments.comparison import remember_order
-from experiments.tables import write_comparison
 
+from avalanche_sdlora import FirstSessionPlugin
 from avalanche_sdlora.persistence.learned import learned_state
 from experiments.accuracy import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
+from experiments.compare.grid import plan, read_grid
+from experiments.compare.summary import remember_order
+from experiments.compare.tables import write_comparison
 from experiments.methods import METHODS, joined
 from experiments.report import write_json
+from experiments.resolve import resolve
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
 QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 16}
 
 
-def made(name, **settings):
-    """Model and strategy of a method, on an MLP."""
-    arguments = Arguments("digits", method=name, targets="*", rank=2, **settings).resolved()
-    model = METHODS[name].model(mlp(), arguments)
-    return METHODS[name].strategy(model, arguments, train_mb_size=10, evaluator=None), arguments
+SMALL = {"sdlora.rank": 2, "sdlora.targets": "*"}
+
+
+def made(name, settings=None, **given):
+    """Strategy of a method on an MLP, and the resolved run."""
+    resolved = resolve(Arguments("digits", method=name, settings={**SMALL, **(settings or {})}, **given))
+    model = resolved.method.model(mlp(), resolved.config)
+    return resolved.method.strategy(model, resolved.arguments, train_mb_size=10, evaluator=None), resolved
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_a_stream_in_the_same_loop(name):
-    strategy, arguments = made(name)
+    strategy, resolved = made(name)
     stream = points_stream().train_stream
     for experience in joined(stream) if METHODS[name].joint else stream:
         strategy.train(experience, eval_streams=[])
     assert strategy.model.head.classes() == list(range(10))
     assert all(torch.isfinite(p).all() for p in strategy.model.parameters())
-    assert json.loads(json.dumps(METHODS[name].describe(arguments)))
+    assert json.loads(json.dumps(resolved.described()))
 
 
 def test_full_fine_tuning_is_part_of_what_was_learned():
@@ -47,18 +51,30 @@ def test_full_fine_tuning_is_part_of_what_was_learned():
 
 
 def test_full_fine_tuning_trains_the_backbone_at_a_rate_of_its_own():
-    strategy, arguments = made("finetune", backbone_learning_rate=1e-5)
+    strategy, resolved = made("finetune", {"finetune.learning_rate": 1e-5})
     rates = {group["name"]: group["lr"] for group in strategy.optimizer.param_groups}
     assert rates["directions"] == 1e-5
-    assert rates["head"] == arguments.learning_rate
-    with pytest.raises(ValueError, match="backbone_learning_rate=0"):
-        made("finetune", backbone_learning_rate=0.0)
+    assert rates["head"] == resolved.arguments.learning_rate
+    with pytest.raises(ValueError, match=r"finetune\.learning_rate=0"):
+        made("finetune", {"finetune.learning_rate": 0.0})
 
 
 def test_the_head_may_have_a_learning_rate_of_its_own():
-    strategy, arguments = made("sdlora", head_learning_rate=0.5)
+    strategy, resolved = made("sdlora", head_learning_rate=0.5)
+    rate = resolved.arguments.learning_rate
     rates = {group["name"]: group["lr"] for group in strategy.optimizer.param_groups}
-    assert rates == {"directions": arguments.learning_rate, "magnitudes": arguments.learning_rate, "head": 0.5}
+    assert rates == {"directions": rate, "magnitudes": rate, "head": 0.5}
+
+
+def test_a_first_session_of_its_own_is_for_all_methods_but_joint_training():
+    def plugins(name):
+        strategy, _ = made(name, first_epochs=5, later_learning_rate=0.1)
+        return [(p.epochs, p.later_rate) for p in strategy.plugins if isinstance(p, FirstSessionPlugin)]
+
+    assert plugins("sdlora") == plugins("olora") == [(5, 0.1)]
+    assert plugins("joint") == []
+    with pytest.raises(ValueError, match="first_epochs=0"):
+        resolve(Arguments("digits", first_epochs=0))
 
 
 def test_joint_training_sees_every_sample_of_every_class_at_once():
@@ -109,11 +125,14 @@ def test_missing_rows_of_an_accuracy_matrix_and_no_others():
     ("arguments", "message"),
     [
         (["--method", "ecw"], "method='ecw'.*did you mean ewc"),
-        (["--ewc_lambda", "3"], "ewc_lambda=3.0: not for --method sdlora, but for ewc"),
-        (["--method", "ewc", "--ewc_lambda", "-3"], "ewc_lambda=-3.0: expected a number of at least 0"),
-        (["--method", "olora", "--boundary", "reset"], "boundary='reset': not for --method olora, but for sdlora"),
-        (["--method", "inflora", "--inflora_threshold", "1.5"], "threshold=1.5"),
-        (["--method", "lora", "--rank", "0"], "rank=0"),
+        (["--ewc.weight", "3"], "ewc.weight=3.0: not for --method sdlora, but for ewc"),
+        (["--method", "ewc", "--ewc.weight", "-3"], "ewc.weight=-3.0: expected a number of at least 0"),
+        (
+            ["--method", "olora", "--sdlora.boundary", "reset"],
+            "boundary='reset': not for --method olora, but for sdlora",
+        ),
+        (["--method", "inflora", "--inflora.threshold", "1.5"], "threshold=1.5"),
+        (["--method", "lora", "--sdlora.rank", "0"], "rank=0"),
     ],
 )
 def test_settings_that_a_method_cannot_use_are_refused(arguments, message, monkeypatch, tmp_path):
@@ -127,8 +146,8 @@ def test_the_grid_has_every_method_and_all_its_cells_can_be_made(tmp_path):
     grid = read_grid("methods")
     assert {settings.get("method", "sdlora") for settings in grid.values()} == set(METHODS)
     cells = plan(["digits"], grid, [0], tmp_path, {"recipe": "reference"})  # whose preset is SD-LoRA's alone
-    assert cells[0].arguments.ewc_lambda is None
-    assert dataclasses.asdict(next(c for c in cells if c.method == "replay").arguments)["replay_memory"] == 200
+    assert "ewc.weight" not in cells[0].arguments.settings
+    assert next(c for c in cells if c.method == "replay").arguments.settings["replay.memory"] == 200
 
 
 def test_closed_form_baselines_know_only_what_came_before():

@@ -12,25 +12,23 @@ from benchmarks import InputSpec
 from benchmarks.digits import load_images
 from experiments.arguments import Arguments
 from experiments.predict import main, predict, probabilities, serving_notes
-from experiments.run import run
 from tests.common import adapted_mlp
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run on digits, its results, and all its test images as files."""
-    folder = tmp_path_factory.mktemp("predict")
-    quick = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "image_size": 16}
-    results = run(Arguments("digits", output=str(folder / "run"), **quick))
+def served(finished, tmp_path_factory):
+    """The adapters file of a run on digits, all its test images as files, their labels, and the run's results."""
+    results, output = finished
+    folder = tmp_path_factory.mktemp("images")
     images = load_images()[1]
     for i, image in enumerate(images.images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
     files = [str(folder / f"{i}.png") for i in range(len(images))]
-    return folder / "run" / "adapters.safetensors", files, images.targets, results
+    return output / "adapters.safetensors", files, images.targets, results
 
 
-def test_files_are_classified_as_the_run_classified_the_same_images(finished):
-    adapters, files, labels, results = finished
+def test_files_are_classified_as_the_run_classified_the_same_images(served):
+    adapters, files, labels, results = served
     found = predict(files, str(adapters), top=10, device="cpu")
     assert [one.image for one in found] == files
     right = [one.classes[0] == str(label) for one, label in zip(found, labels, strict=True)]
@@ -39,8 +37,8 @@ def test_files_are_classified_as_the_run_classified_the_same_images(finished):
     assert all(one.probabilities == sorted(one.probabilities, reverse=True) for one in found)
 
 
-def test_the_command_prints_names_and_probabilities(finished, monkeypatch, capsys):
-    adapters, files, *_ = finished
+def test_the_command_prints_names_and_probabilities(served, monkeypatch, capsys):
+    adapters, files, *_ = served
     monkeypatch.setattr(sys, "argv", ["predict", *files[:2], "--adapters", str(adapters), "--top", "2"])
     monkeypatch.setenv("COLUMNS", "200")
     main()
@@ -71,9 +69,9 @@ def test_ridge_scores_are_least_squares_estimates_of_probabilities():
         (["{image}", "--adapters", "{mlp}"], "name='Sequential': timm knows no architecture"),
     ],
 )
-def test_bad_input_is_one_clear_line(finished, arguments, message, monkeypatch, tmp_path):
+def test_bad_input_is_one_clear_line(served, arguments, message, monkeypatch, tmp_path):
     save_adapters(adapted_mlp(), tmp_path / "mlp")
-    places = {"adapters": finished[0], "image": finished[1][0], "mlp": tmp_path / "mlp"}
+    places = {"adapters": served[0], "image": served[1][0], "mlp": tmp_path / "mlp"}
     monkeypatch.setattr(sys, "argv", ["predict", *(a.format(**places) for a in arguments)])
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         main()

@@ -2,9 +2,13 @@
 
 import pytest
 
+from avalanche_sdlora import RankSchedule
 from benchmarks import BENCHMARKS
-from experiments.arguments import Arguments, check_settings
-from experiments.recipe import FOLDER, published, recipe_of, recipes_of
+from experiments.arguments import Arguments
+from experiments.options.run_options import check_settings
+from experiments.recipe import table_of
+from experiments.recipes import FOLDER, published, recipe_of, recipes_of
+from experiments.resolve import resolve
 
 STREAMS = sorted(file.stem for file in FOLDER.glob("*.toml"))
 
@@ -15,7 +19,7 @@ def test_every_recipe_can_be_used_and_its_preset_is_its_own(stream):
     assert {"default", "paper", "reference"} <= recipes.keys()
     for name, recipe in recipes.items():
         check_settings(recipe, name)
-        assert name not in ("default", "paper", "reference") or recipe["preset"] == name
+        assert name not in ("default", "paper", "reference") or recipe["sdlora.preset"] == name
 
 
 def test_every_benchmark_has_recipes():
@@ -35,7 +39,8 @@ def test_every_benchmark_has_recipes():
 def test_recipes_of_the_published_rows(stream, paper_epochs, reference_epochs, tasks):
     paper, reference = recipe_of(stream, "paper"), recipe_of(stream, "reference")
     for recipe in (paper, reference):
-        assert (recipe["batch_size"], recipe["augment"], recipe["rank"], recipe["tasks"]) == (128, "paper", 10, tasks)
+        assert (recipe["batch_size"], recipe["augment"], recipe["tasks"]) == (128, "paper", tasks)
+        assert recipe["sdlora.rank"] == 10
         assert recipe["backbone"].startswith("vit_base_patch16_224.")
     assert (paper["optimizer"], paper["learning_rate"], paper["epochs"]) == ("adam", 0.008, paper_epochs)
     assert (reference["optimizer"], reference["epochs"]) == ("sgd", reference_epochs)
@@ -50,29 +55,53 @@ def test_published_numbers_are_by_number_of_tasks():
 
 
 def test_the_recipe_fills_what_is_left_open_and_the_preset_the_rest():
-    arguments = Arguments("digits", recipe="paper", learning_rate=0.5, boundary="reset", rank=4).resolved()
+    settings = {"sdlora.rank": 4, "sdlora.boundary": "reset"}
+    resolved = resolve(Arguments("digits", recipe="paper", learning_rate=0.5, settings=settings))
+    arguments, config = resolved.arguments, resolved.config
     assert (arguments.optimizer, arguments.learning_rate, arguments.epochs) == ("adam", 0.5, 8)
-    config = arguments.sdlora_config()
     assert (config.rank, config.magnitudes, config.reset_magnitudes) == (4, "shared", True)
 
 
 def test_ranks_by_task_and_depth():
-    config = Arguments("digits", rank="10,4:8,8:6", rank_depth="0.5,1.5").sdlora_config()
-    assert [config.schedule.rank(task, 0, 2) for task in (1, 4, 8)] == [5, 4, 3]
-    assert Arguments("digits", rank_depth="2").resolved().sdlora_config().schedule.rank(1) == 20
+    def config(**settings):
+        given = {f"sdlora.{name}": value for name, value in settings.items()}
+        return resolve(Arguments("digits", settings=given)).config
+
+    both = config(rank="10,4:8,8:6", rank_depth="0.5,1.5")
+    assert [both.schedule.rank(task, 0, 2) for task in (1, 4, 8)] == [5, 4, 3]
+    assert config(rank_depth="2").schedule.rank(1) == 20
+    assert config(rank="paper").schedule == RankSchedule.paper()
+    assert config(targets="blocks.*.qkv:qv,*.fc1").targets == ("blocks.*.qkv:qv", "*.fc1")
 
 
-COMPLETE = 'backbone = "b"\npreset = "paper"\nepochs = 1\nbatch_size = 1\noptimizer = "sgd"\nlearning_rate = 1\n'
+def test_a_recipe_of_sdlora_serves_other_methods_without_what_they_do_not_have():
+    resolved = resolve(Arguments("digits", recipe="reference", method="lora"))
+    assert (resolved.config.norm, resolved.config.directions) == ("product", "single")
+    assert resolved.arguments.normalization == "none"
+    assert "sdlora.preset" not in resolved.arguments.settings
+    linear = resolve(Arguments("digits", recipe="best", settings={"sdlora.head": "linear"}))
+    assert (linear.config.head, linear.config.drift) == ("linear", "none")
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_recipes_of_a_data_set_are_shown_with_their_presets(stream):
+    table = table_of(stream)
+    assert {"backbone", "sdlora.preset", "sdlora.boundary"} <= set(table.columns[0].cells)
+    assert len(table.columns) == 1 + len(recipes_of(stream))
+
+
+COMPLETE = 'backbone = "b"\nsdlora.preset = "paper"\nepochs = 1\nbatch_size = 1\noptimizer = "sgd"\nlearning_rate = 1\n'
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (COMPLETE + "[default]\nepocs = 2", "unknown setting 'epocs'; did you mean epochs"),
-        (COMPLETE + '[default]\nepochs = "many"', "epochs='many': expected int"),
-        (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected Literal"),
+        (COMPLETE + '[default]\nepochs = "many"', "epochs='many': expected a whole number"),
+        (COMPLETE + "[default]\nrank = 8", "unknown setting 'rank': write sdlora.rank"),
+        (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected sgd or adam; did you mean sgd"),
         (COMPLETE + "[default]\nseed = 2", "unknown setting 'seed'"),
-        ("epochs = 2\n[default]", "lacks backbone, preset, batch_size, optimizer, learning_rate"),
+        ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer, learning_rate"),
         (COMPLETE + "[defualt]", "has defualt; did you mean defualt"),
         ("epochs 2", "digits.toml: not readable as TOML"),
     ],

@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from avalanche_sdlora import Checkpoint
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, joined
+from experiments.resolve import resolve
 from experiments.run import run
-from tests.common import mlp, points_stream, snapshot
+from tests.common import Kill, KilledError, mlp, points_stream, snapshot
 from tests.killing import SETTINGS
-from tests.test_checkpoint import Kill, KilledError
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="holds the results of another run"):
         run(Arguments("digits", output=str(folder / "killed"), **SETTINGS))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.run._accuracies", stop)
+        patch.setattr("experiments.run.experience_accuracies", stop)
         with pytest.raises(StopError):
             run(Arguments("digits", output=str(tmp_path), **SETTINGS))
     for changed in ({"seed": 4}, {"learning_rate": 0.5}, {"workers": 1}):
@@ -84,11 +84,11 @@ def learn(name, folder, kill=-1, *, killer=Kill, **settings):
     """A method on two experiences of two epochs of four iterations."""
     Kill.left = kill
     torch.manual_seed(0)
-    arguments = Arguments("digits", method=name, targets="*", rank=2, **settings).resolved()
-    method, stream = METHODS[name], points_stream().train_stream
-    strategy = method.strategy(
-        method.model(mlp(), arguments), arguments, train_mb_size=10, train_epochs=2, evaluator=None
-    )
+    given = {"sdlora.rank": 2, "sdlora.targets": "*"}
+    resolved = resolve(Arguments("digits", method=name, settings=given, **settings))
+    method, stream = resolved.method, points_stream().train_stream
+    model = method.model(mlp(), resolved.config)
+    strategy = method.strategy(model, resolved.arguments, train_mb_size=10, train_epochs=2, evaluator=None)
     strategy.plugins.insert(1, killer())
     for experience in Checkpoint(folder, share=1).resume(strategy, joined(stream) if method.joint else stream[:2]):
         strategy.train(experience, eval_streams=[])

@@ -13,14 +13,6 @@ from experiments.arguments import Arguments
 from experiments.run import main, run
 from tests.common import BFLOAT16
 
-QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    output = tmp_path_factory.mktemp("run") / "digits"
-    return run(Arguments("digits", output=str(output), **QUICK)), output
-
 
 def test_results_are_complete(finished):
     results, output = finished
@@ -32,7 +24,7 @@ def test_results_are_complete(finished):
     kept = [told["kept"] for told in results["parameters"]]
     assert kept == sorted(set(kept))
     assert [len(told) for told in results["reductions"]] == 5 * [len(results["reductions"][0])]
-    assert results["config"]["rank"] == results["arguments"]["rank"] == 10
+    assert results["config"]["rank"] == results["arguments"]["sdlora.rank"] == 10
     assert results["arguments"]["learning_rate"] == 0.01  # the recipe's
     assert results["environment"]["versions"]["torch"]
     assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
@@ -50,8 +42,8 @@ def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
         assert any(tag.startswith(stem) for tag in tags)
 
 
-def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, tmp_path):
-    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **QUICK))
+def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, quick, tmp_path):
+    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **quick))
     for figure in ("accuracy_matrix", "magnitudes", "class_order"):
         assert again[figure] == finished[0][figure]
     assert again["baselines"] == {}
@@ -65,15 +57,25 @@ def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, 
         (["digits", "--backbone", "vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
         (["digits", "--image_size", "31"], "img_size=31"),
         (["digits", "--tasks", "3"], "choose a divisor of 10"),
-        (["digits", "--rank", "0"], "rank=0"),
-        (["digits", "--rank", "129"], "rank=129: larger than layer 'blocks.0.attn.qkv' allows"),
-        (["digits", "--targets", "blocks.*.atn.qkv"], "near matches: .*attn.qkv"),
+        (["digits", "--sdlora.rank", "0"], "rank=0"),
+        (["digits", "--sdlora.rank", "129"], "rank=129: larger than layer 'blocks.0.attn.qkv' allows"),
+        (["digits", "--sdlora.targets", "blocks.*.atn.qkv"], "near matches: .*attn.qkv"),
         (["digits", "--epochs", "0"], "epochs=0"),
-        (["digits", "--rank", "8,4:10"], "never increase"),
-        (["digits", "--rank_depth", "deep"], "rank_depth='deep': expected factors such as 0.5,1.5"),
+        (["digits", "--sdlora.rank", "8,4:10"], "never increase"),
+        (["digits", "--sdlora.rank_depth", "deep"], "rank_depth='deep': expected factors such as 0.5,1.5"),
         (["digits", "--recipe", "papr"], "recipe='papr': .*default, paper, reference, best; did you mean paper"),
         (["digits", "--method", "sdlor"], "method='sdlor': expected one of .*did you mean sdlora"),
-        (["digits", "--preset", "paper", "--boundary", "continuous"], "reset_magnitudes=True with boundary"),
+        (
+            ["digits", "--sdlora.preset", "paper", "--sdlora.boundary", "continuous"],
+            "reset_magnitudes=True with boundary",
+        ),
+        (["digits", "--rank", "8"], "unknown option --rank: write --sdlora.rank$"),
+        (["digits", "--ewc_lambda", "8"], "unknown option --ewc_lambda: write --ewc.weight$"),
+        (["digits", "--epocs", "8"], r"unknown option --epocs; did you mean epochs.*\?$"),
+        (["digits", "--optimizer", "sdg"], r"optimizer='sdg': expected sgd or adam; did you mean sgd\?$"),
+        (["digits", "--sdlora.head", "rigde"], "sdlora.head='rigde': expected linear, .*did you mean ridge"),
+        (["digits", "--epochs", "many"], "epochs='many': expected a whole number$"),
+        (["digits", "--epochs"], "argument --epochs: expected one argument"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, monkeypatch, tmp_path):

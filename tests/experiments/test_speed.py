@@ -2,7 +2,8 @@
 
 import torch
 
-from experiments.speed import Arguments, PeakMemory, measure
+from experiments.studies.peak_memory import PeakMemory
+from experiments.studies.speed import Arguments, measure
 
 
 def test_every_row_is_measured():
