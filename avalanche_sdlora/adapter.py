@@ -8,18 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avalanche_sdlora.calls import take_part
 from avalanche_sdlora.functional import Update, adapted_linear, adapted_weight, compute_dtype, merged_weight
+from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.projection import Magnitudes, Projection
 
 
 class SDLoRALinear(nn.Module):
     """A frozen ``nn.Linear`` with SD-LoRA updates on one or several blocks of its output rows.
 
-    While gradients are recorded it multiplies by a weight built for this step; otherwise by a merged weight that is
-    built once and kept until any tensor it was made from has changed.
+    While gradients are recorded it multiplies by a weight built for this step. Otherwise, on the CPU, by a merged
+    weight that is kept as long as the learned tensors have the values it was made from; on other devices by one built
+    for each pass, since looking at values there would wait for the device and cost more than building.
+
+    The frozen weight's own values are watched by identity and version only: whoever writes to it through ``.data``
+    calls ``train()`` or ``eval()`` of the model afterwards.
 
     Args:
-        base: The layer; its parameters are frozen here.
+        base: The layer; its parameters are frozen here. It is never called.
         rows: The ``(start, stop)`` of each adapted block of output rows, e.g. query and value of a fused ``qkv``.
     """
 
@@ -31,8 +37,9 @@ class SDLoRALinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.projections = nn.ModuleList(Projection(start, stop, base.in_features) for start, stop in rows)
-        self.projections.to(base.weight.device)
-        self.took_part = False
+        self.projections.to(base.weight.device, learned_dtype(base.weight.dtype))
+        #: Whether it took part in a compiled pass: compiled code cannot report to the present call.
+        self.took_part_compiled = False
         self._merged: _Merged | None = None
 
     def connect(self, magnitudes: Magnitudes, columns: list[int]) -> None:
@@ -57,39 +64,65 @@ class SDLoRALinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight ``(out, in)`` in force, differentiable in magnitudes and factors.
+        """The weight ``(out, in)`` in force, differentiable in magnitudes and factors, in the type of the frozen one.
 
         Some models (BEiT, EVA-02, SwinV2) never call the layer but read its weight.
         """
-        self.took_part = True
+        self._take_part()
         if torch.is_grad_enabled():
+            self._merged = None
             return adapted_weight(self.base.weight, self.updates())
         return self.merged(self.base.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        self.took_part = True
+        self._take_part()
         if torch.is_grad_enabled():
+            self._merged = None
             return adapted_linear(x, self.base.weight, self.base.bias, self.updates())
         return F.linear(x, self.merged(compute_dtype(x)), self.base.bias)
 
     def merged(self, dtype: torch.dtype) -> Tensor:
-        """The weight ``(out, in)`` in force, in ``dtype`` and without gradient, kept until its sources change."""
-        sources = [*self.base.parameters(), *self.projections.buffers(), *self.projections.parameters()]
-        sources += [self._magnitudes.alpha, self._magnitudes.fixed]
-        if self._merged is None or not self._merged.made_from(sources, dtype):
-            self._merged = _Merged(sources, merged_weight(self.base.weight, self.updates()).to(dtype))
-        return self._merged.weight
+        """The weight ``(out, in)`` in force, in ``dtype`` and without gradient; on the CPU it may be a kept one."""
+        weight = self.base.weight
+        if weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return merged_weight(weight, self.updates()).to(dtype)
+        # Threads may come here at once: each looks at one object, and leaves a whole one behind.
+        kept = self._merged
+        if kept is None or kept.weight.dtype != dtype or not kept.made_from(self._frozen(), self._learned()):
+            # The copies come first: if another thread trains meanwhile, the weight is at least as new as they are.
+            frozen, learned = self._frozen(), [t.detach().clone() for t in self._learned()]
+            kept = _Merged(frozen, learned, merged_weight(weight, self.updates()).to(dtype))
+            self._merged = kept
+        return kept.weight
+
+    def _frozen(self) -> list[Tensor]:
+        return list(self.base.parameters())
+
+    def _learned(self) -> list[Tensor]:
+        """All that the merged weight depends on besides the frozen weight."""
+        tensors = [self._magnitudes.alpha, self._magnitudes.fixed]
+        for p in projections_of(self):
+            tensors += [p.A, p.B, p.bank_A, p.bank_B, p.owner, p.scale, p.offset]
+        return tensors
+
+    def _take_part(self) -> None:
+        if torch.compiler.is_compiling():
+            self.took_part_compiled = True
+        else:
+            take_part(self)
 
     def train(self, mode: bool = True) -> SDLoRALinear:
-        """Also drops the merged weight when training begins, to free its memory."""
-        if mode:
-            self._merged = None
+        """Also drops the merged weight, so that no write to the frozen weight, however it was done, outlives this."""
+        self._merged = None
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> SDLoRALinear:
         self._merged = None  # moved or cast: values may change without a new version
         return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_merged": None}  # a copy builds its own
 
     def extra_repr(self) -> str:
         """Shape, adapted rows, and total rank."""
@@ -104,17 +137,22 @@ def projections_of(module: nn.Module) -> list[Projection]:
 
 
 class _Merged:
-    """A merged weight with the tensors it was made from, and the version each then had."""
+    """A merged weight with what it was made from."""
 
-    def __init__(self, sources: list[Tensor], weight: Tensor) -> None:
-        self.sources = sources  # holding the tensors keeps their identities from being reused
+    def __init__(self, frozen: list[Tensor], learned: list[Tensor], weight: Tensor) -> None:
+        self.frozen = frozen  # holding the tensors keeps their identities from being reused
+        self.versions = [_version(t) for t in frozen]
+        self.learned = learned  # copies: fused optimizers and writes through ``.data`` leave versions as they are
         self.weight = weight
-        self.versions = [(t.data_ptr(), t._version) for t in sources]
 
-    def made_from(self, sources: list[Tensor], dtype: torch.dtype) -> bool:
+    def made_from(self, frozen: list[Tensor], learned: list[Tensor]) -> bool:
         return (
-            self.weight.dtype == dtype
-            and len(sources) == len(self.sources)
-            and all(a is b for a, b in zip(sources, self.sources))
-            and [(t.data_ptr(), t._version) for t in sources] == self.versions
+            len(frozen) == len(self.frozen)
+            and all(a is b for a, b in zip(frozen, self.frozen))
+            and [_version(t) for t in frozen] == self.versions
+            and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(learned, self.learned, strict=True))
         )
+
+
+def _version(t: Tensor) -> tuple[int, int]:
+    return t.data_ptr(), 0 if t.is_inference() else t._version  # tensors of inference mode have no version

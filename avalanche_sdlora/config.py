@@ -58,6 +58,14 @@ class SDLoRAConfig:
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
+        multi_head: Whether a class label under two task labels means two classes, as where class labels restart in
+            every task; each then has its own row of the head. ``"auto"``: as the stream says, or as its labels show
+            (:func:`avalanche_sdlora.stream.labels_restart`).
+        new_task: When a call of ``strategy.train`` begins a new task, with a direction of its own. ``"auto"``: when
+            another experience comes, which brings new classes or a new domain; the experience just learned, and the
+            parts into which an online stream cuts one, go on with the present direction
+            (:class:`avalanche_sdlora.stream.Task`). ``"every"``: with every experience. ``"manual"``: the first time,
+            and after :meth:`avalanche_sdlora.SDLoRAPlugin.begin_task`.
 
     Raises:
         ValueError: A setting is outside its range; the message names it.
@@ -71,6 +79,8 @@ class SDLoRAConfig:
     magnitude_init: float = 1.0
     reset_magnitudes: bool = False
     use_task_labels: bool = True
+    multi_head: bool | Literal["auto"] = "auto"
+    new_task: Literal["auto", "every", "manual"] = "auto"
     directions: Literal["every", "first", "single"] = "every"
     rescale_past: bool = True
     energy: float | None = None
@@ -99,8 +109,15 @@ class SDLoRAConfig:
                 "reset_magnitudes=True with boundary='continuous': resetting changes the function that a "
                 "continuous boundary keeps; use boundary='reset', or reset_magnitudes=False"
             )
+        if self.multi_head is True and not self.use_task_labels:
+            raise ValueError("multi_head=True with use_task_labels=False: task labels choose among the heads")
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
+        if self.directions != "every" and len({rank for _, rank in self.schedule.tasks}) > 1:
+            raise ValueError(
+                f"rank={self.rank} with directions={self.directions!r}: only the first task opens a direction, so that "
+                "later ranks would mean nothing; give one rank"
+            )
         if self.head == "linear" and self.drift != "none":
             raise ValueError(
                 f"drift={self.drift!r} with head='linear': a trained head has no statistics to carry along"
@@ -185,6 +202,8 @@ _CHOICES = {
     "boundary": ("continuous", "reset"),
     "magnitudes": ("per_projection", "shared"),
     "directions": ("every", "first", "single"),
+    "multi_head": ("auto", True, False),
+    "new_task": ("auto", "every", "manual"),
     "kd_fold": ("contribution", "coefficients"),
     "head": ("linear", "ncm", "lda", "ridge", "random_ridge"),
     "drift": ("none", "linear"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,3 +30,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Removes what processes that were killed inside :func:`replacing` have left in ``folder``.
+
+    For a folder that no other process writes to.
+    """
+    for left in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", left.name):
+            left.unlink()

@@ -86,7 +86,10 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: list
 
 
 def adapted_weight(weight: Tensor, updates: list[Update]) -> Tensor:
-    """The weight ``W (out, in)`` itself, differentiable, for models that read ``layer.weight`` directly."""
+    """The weight ``W (out, in)`` itself, differentiable, for models that read ``layer.weight`` directly.
+
+    It has the type of ``weight``: the sum is made in that of the factors, and rounded once.
+    """
     return _AdaptedWeight.apply(weight, _rows(updates), *_flat(updates))
 
 
@@ -142,13 +145,14 @@ class _AdaptedWeight(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, rows: list[tuple[int, int]], *flat: Tensor) -> Tensor:
         ctx.rows = rows
         ctx.save_for_backward(*flat)
-        return merged_weight(weight, _unflat(rows, flat))
+        return merged_weight(weight, _unflat(rows, flat)).to(weight.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dW: Tensor) -> tuple[Any, ...]:
         updates = _unflat(ctx.rows, ctx.saved_tensors)
-        gradients = [_gradients_from_weight(u, dW[u.start : u.stop]) for u in updates]
+        with torch.autocast(dW.device.type, enabled=False):
+            gradients = [_gradients_from_weight(u, dW[u.start : u.stop].to(u.A.dtype)) for u in updates]
         return None, None, *(d for update in gradients for d in update)
 
 

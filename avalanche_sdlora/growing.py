@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+
+def learned_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of what is learned on top of a layer of ``dtype``: float32, or wider where the layer is."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
 
 
 class GrowingModule(nn.Module):
@@ -13,6 +19,9 @@ class GrowingModule(nn.Module):
 
     Subclasses list them in ``GROWING`` (name -> growing dimensions). Loading a state dict resizes them first, so that a
     strict load into a fresh module restores any stage of a stream; a mismatch in another dimension stays an error.
+
+    What it holds was learned, in steps that a narrow type would round away: ``.half()`` and ``.to(torch.bfloat16)``
+    leave it in float32.
     """
 
     GROWING: ClassVar[dict[str, tuple[int, ...]]] = {}
@@ -26,6 +35,14 @@ class GrowingModule(nn.Module):
             value = nn.Parameter(value, requires_grad=old.requires_grad)
         setattr(self, name, value)
         return old, value
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def applied(t: Tensor) -> Tensor:
+            new = fn(t)
+            narrow = new.is_floating_point() and learned_dtype(new.dtype) != new.dtype
+            return t.to(new.device, torch.float32) if narrow else new
+
+        return super()._apply(applied, recurse)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, growing in self.GROWING.items():

@@ -1,62 +1,95 @@
-"""Stops training when the loss is no longer finite, and puts the last good parameters back."""
+"""What makes a failed experience leave no trace: a watch on the loss, and the state to return to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from avalanche_sdlora.learned import learned_state
+from avalanche_sdlora.optim import fill_optimizer
+
+_UNCHANGED = "closed_form."  # inside an experience, a head in closed form changes at the end of it only
 
 
 class FiniteLossGuard:
     """Watches the loss of one experience.
 
-    The parameters are copied at the first iteration of each epoch; a copy counts as good once the loss computed with
-    it was finite. On the CPU the error is raised at once; elsewhere at the end of the epoch, since looking
-    earlier would make every step wait for the device. Either way it names the iteration at which it happened.
+    On the CPU a loss that is not finite is an error at once; elsewhere at the end of the epoch, since looking earlier
+    would make every step wait for the device. Either way the error names the iteration at which it happened.
 
     Args:
-        parameters: What trains now.
         experience: Its name, for the message.
-        good: The last good state, if it is not the present one.
+        device: Where the loss is computed.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], experience: str, good: list[Tensor] | None = None) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, experience: str, device: torch.device) -> None:
         self.experience = experience
-        self.good = self.candidate = self._copy()
-        if good is not None:
-            self.good = [g.to(p.device) for g, p in zip(good, self.parameters, strict=True)]
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.parameters[0].device)
+        self.first_bad = torch.full((), -1, dtype=torch.long, device=device)
 
     @torch.no_grad()
     def observe(self, loss: Tensor, epoch: int, iteration: int) -> None:
         """Looks at the loss of an iteration (both numbers from 0) before its backward pass.
 
         Raises:
-            FloatingPointError: It is NaN or infinite; the parameters are back in their last good state.
+            FloatingPointError: The loss is NaN or infinite.
         """
-        if iteration == 0:
-            self.candidate = self._copy()
-        bad = ~torch.isfinite(loss.detach())
+        bad = ~torch.isfinite(loss.detach()).all()
         self.first_bad = torch.where((self.first_bad < 0) & bad, iteration, self.first_bad)
         if loss.device.type == "cpu":
             self.check(epoch)
 
-    @torch.no_grad()
     def check(self, epoch: int) -> None:
         """At the end of an epoch at the latest; raises like :meth:`observe`."""
         iteration = int(self.first_bad)
-        if iteration != 0:
-            self.good = self.candidate
-        if iteration < 0:
-            return
-        torch._foreach_copy_(self.parameters, self.good)
-        raise FloatingPointError(
-            f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch}, iteration {iteration} "
-            "(counted from 0). The model holds the last good state, from the beginning of an epoch. A lower learning "
-            "rate, a gradient clip, or inputs without NaN would help"
-        )
+        if iteration >= 0:
+            raise FloatingPointError(
+                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch}, iteration {iteration} "
+                "(counted from 0). The model is as it was before this experience. A lower learning rate, a gradient "
+                "clip, or inputs without NaN would help"
+            )
 
-    def _copy(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters]
+
+class RestorePoint:
+    """The state before an experience: what the model has learned, the criterion's classes, and the optimizer's state.
+
+    Args:
+        model: The model.
+        criterion: The loss.
+        optimizer: The optimizer.
+        keep_state: Whether the optimizer's state will go on; a fresh one begins with every task otherwise.
+    """
+
+    def __init__(self, model: Any, criterion: Any, optimizer: Any, keep_state: bool) -> None:
+        self.learned = {n: t.clone() for n, t in learned_state(model).items() if not n.startswith(_UNCHANGED)}
+        self.criterion = {name: t.clone() for name, t in criterion.state_dict().items()}
+        held = optimizer.state_dict()["state"] if keep_state else {}
+        self.optimizer = {
+            i: {key: value.clone() if isinstance(value, Tensor) else value for key, value in entry.items()}
+            for i, entry in held.items()
+        }
+
+    def restore(self, model: Any, criterion: Any, optimizer: Any) -> None:
+        """Puts the state back; the optimizer holds the parameters that trained then."""
+        model.load_state_dict(self.learned, strict=False)
+        if model.closed_form is not None:
+            model.closed_form.abandon()
+        criterion.load_state_dict(self.criterion)
+        if int(model.experiences):
+            fill_optimizer(optimizer, model.trainable_groups())
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
+        else:  # nothing has been learned: nothing trains yet
+            fill_optimizer(optimizer, {name: [] for name in model.trainable_groups()})
+
+    def state(self) -> dict[str, Any]:
+        """Tensors by name, for :meth:`from_state`."""
+        return {"learned": self.learned, "criterion": self.criterion, "optimizer": self.optimizer}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> RestorePoint:
+        """The state that another process has saved."""
+        point = cls.__new__(cls)
+        point.learned, point.criterion, point.optimizer = (state[k] for k in ("learned", "criterion", "optimizer"))
+        return point

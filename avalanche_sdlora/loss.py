@@ -7,18 +7,21 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.growing_head import MASKED
 
 
 class CurrentClassesLoss(GrowingModule):
-    """Applies ``criterion`` to the logits of the current classes in training, and unchanged in evaluation.
+    """Applies ``criterion`` to the logits of the current classes in training, and of all classes in evaluation.
 
     The other logits get the value -1000 and therefore no gradient (cross-entropy over the current classes, as in the
     authors' code). A batch that holds other classes too, as replay serves them, is learned over all classes seen.
-    Nothing here waits for the device.
+
+    ``torch.nn.CrossEntropyLoss`` may have a weight for each class of the whole stream. Its label smoothing spreads the
+    probability over the classes that compete, and in evaluation over those seen. Targets may be class probabilities
+    ``(n, classes)`` instead of labels, as mixing augmentations make them; a class without a column has none.
 
     Args:
         criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``.
@@ -31,28 +34,102 @@ class CurrentClassesLoss(GrowingModule):
 
     def __init__(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        if getattr(criterion, "label_smoothing", 0):
-            raise ValueError(
-                f"criterion: label_smoothing={criterion.label_smoothing} spreads probability over classes that do not "  # type: ignore[attr-defined]
-                "compete in the current experience; use a criterion without it"
-            )
         self.criterion = criterion
         self.register_buffer("current", torch.zeros(0, dtype=torch.bool))  # (classes,)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))  # (classes,)
+        self._checked = False
 
     def begin_experience(self, current: Iterable[int], seen: Iterable[int], device: torch.device) -> None:
         """Makes ``current`` the classes to learn, out of all those ``seen`` so far."""
         self.seen = _mask(seen, device)
         self.current = _mask(current, device, width=len(self.seen))
+        self._checked = False
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The criterion's value for ``logits (n, classes)`` and ``targets (n,)``."""
+        """The criterion's value for ``logits (n, classes)`` and ``targets``, ``(n,)`` or ``(n, classes)``.
+
+        Raises:
+            ValueError: In training, a target is none of the classes seen. Where looking would wait for the device, only
+                the first batch of an experience is looked at.
+        """
+        weight = getattr(self.criterion, "weight", None)
+        classes = max(logits.shape[1], 0 if weight is None else len(weight))
+        if targets.dim() == 2:
+            classes = max(classes, targets.shape[1])
+            targets = F.pad(targets, (0, classes - targets.shape[1]))
+        logits = F.pad(logits, (0, classes - logits.shape[1]), value=MASKED)
         if not self.training:
-            return self.criterion(logits, targets)
-        others = ~self.current.index_select(0, targets).all()  # a scalar
-        competing = self.current | (self.seen & others)  # (classes,)
-        competing = F.pad(competing, (0, logits.shape[1] - len(competing)))
-        return self.criterion(logits.masked_fill(~competing, MASKED), targets)
+            return self._criterion(logits, targets, F.pad(self.seen, (0, classes))[:classes])
+        current, seen = (F.pad(mask, (0, classes - len(mask))) for mask in (self.current, self.seen))
+        if looking_is_free(logits.device) or not self._checked:
+            _check(targets, seen)
+            self._checked = True
+        others = ~_all_in(targets, current)  # a scalar
+        competing = current | (seen & others)  # (classes,)
+        return self._criterion(logits.masked_fill(~competing, MASKED), targets, competing)
+
+    def _criterion(self, logits: Tensor, targets: Tensor, competing: Tensor) -> Tensor:
+        criterion = self.criterion
+        if not isinstance(criterion, nn.CrossEntropyLoss) or not criterion.label_smoothing:
+            return criterion(logits, targets)
+        return smoothed_cross_entropy(logits, targets, competing, criterion)
+
+
+def looking_is_free(device: torch.device) -> bool:
+    """Whether the host reads a number from ``device`` without waiting for it."""
+    return device.type == "cpu"
+
+
+def smoothed_cross_entropy(
+    logits: Tensor, targets: Tensor, competing: Tensor, criterion: nn.CrossEntropyLoss
+) -> Tensor:
+    """Cross-entropy with label smoothing over the ``K`` classes that compete (Szegedy et al., arXiv 1512.00567).
+
+    Of the probability of each sample, ``label_smoothing`` is spread evenly over those classes. On logits that hold just
+    these classes it is what ``torch.nn.CrossEntropyLoss`` computes.
+
+    Args:
+        logits: ``(n, classes)``.
+        targets: Class labels ``(n,)``, or probabilities ``(n, classes)``.
+        competing: ``(classes,)``, of which at least one is true.
+        criterion: Gives ``weight``, ``reduction``, ``ignore_index`` and ``label_smoothing``.
+    """
+    epsilon, weight = criterion.label_smoothing, criterion.weight
+    log_p = torch.log_softmax(logits, dim=1)
+    weights = logits.new_ones(logits.shape[1]) if weight is None else weight.to(logits)
+    even = competing.to(logits) / competing.sum().clamp(min=1)  # (classes,)
+    if targets.dim() == 2:
+        mixed = (1 - epsilon) * targets + epsilon * even * targets.sum(1, keepdim=True)
+        losses, size = -(mixed * log_p * weights).sum(1), torch.full_like(logits[:, 0], 1.0)
+    else:
+        counts = (targets != criterion.ignore_index).to(logits)
+        chosen = torch.where(counts > 0, targets, 0)
+        size = weights[chosen] * counts
+        own = -log_p.gather(1, chosen[:, None])[:, 0] * size
+        losses = (1 - epsilon) * own - epsilon * counts * (even * log_p * weights).sum(1)
+    if criterion.reduction == "none":
+        return losses
+    return losses.sum() if criterion.reduction == "sum" else losses.sum() / size.sum()
+
+
+def _all_in(targets: Tensor, classes: Tensor) -> Tensor:
+    """Whether all targets are of these ``classes (classes,)``, a scalar."""
+    if targets.dim() == 2:
+        return ~((targets != 0) & ~classes).any()
+    # Negative labels are those that criteria ignore.
+    return (classes.index_select(0, targets.clamp(min=0)) | (targets < 0)).all()
+
+
+def _check(targets: Tensor, seen: Tensor) -> None:
+    labels = targets.nonzero()[:, 1] if targets.dim() == 2 else targets[targets >= 0]
+    known = set(seen.nonzero().flatten().tolist())
+    unknown = sorted(set(labels.tolist()) - known)
+    if unknown:
+        raise ValueError(
+            f"targets: the classes {unknown} are not among those being learned, {sorted(known)}. The classes of an "
+            "experience are read from strategy.adapted_dataset when it begins; a plugin or a loader that brings others "
+            "later must bring them before"
+        )
 
 
 def _mask(labels: Iterable[int], device: torch.device, width: int = 0) -> Tensor:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from avalanche.models import MultiTaskModule
+from avalanche.models import BaseModel, MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear, projections_of
+from avalanche_sdlora.attention import put_layer
+from avalanche_sdlora.calls import idle_in_evaluation, run
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.features import remove_classifier
 from avalanche_sdlora.functional import merged_weight
+from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.projection import Magnitudes, Projection
 from avalanche_sdlora.reduction import Reduction, reduce_directions
 from avalanche_sdlora.stream import classes_by_task
 from avalanche_sdlora.targets import find_targets
+from avalanche_sdlora.undo import unchanged_on_error
 
 logger = logging.getLogger("avalanche_sdlora")
 
 
-class SDLoRAModel(MultiTaskModule):
+class SDLoRAModel(MultiTaskModule, BaseModel):
     """Class logits from a frozen backbone adapted by SD-LoRA (Wu et al., arXiv 2501.13198).
 
     The backbone is changed in place: its classifier is removed, its parameters are frozen, and the target layers are
@@ -38,7 +41,9 @@ class SDLoRAModel(MultiTaskModule):
         config: What is adapted, and how.
 
     Raises:
-        ValueError: No features, no matching layer, or a rank that a layer cannot hold.
+        TypeError: The backbone is an :class:`SDLoRAModel` itself, or what ``torch.compile`` made of a module.
+        ValueError: No features, no matching layer, one that is more than its weight (an own ``forward``, hooks), a rank
+            that a layer cannot hold, or a backbone that is adapted already. It is left as it was, classifier included.
     """
 
     experiences: Tensor
@@ -48,52 +53,89 @@ class SDLoRAModel(MultiTaskModule):
         self.config = config if config is not None else SDLoRAConfig()
         #: Precision of the backbone's forward pass, e.g. ``torch.bfloat16``; weights and logits stay float32.
         self.autocast: torch.dtype | None = None
+        _check_backbone(backbone)
+        with unchanged_on_error(backbone):
+            self._adapt(backbone)
+
+    def _adapt(self, backbone: nn.Module) -> None:
         features = remove_classifier(backbone)  # first, so that no pattern can select the classifier
         targets = find_targets(backbone, self.config.target_patterns, self.config.schedule)
-        device = next(backbone.parameters()).device
+        self._frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
         self.backbone = backbone.requires_grad_(False)
+        own = next(p for p in backbone.parameters() if p.is_floating_point())
+        placed: dict[str, Any] = {"device": own.device, "dtype": learned_dtype(own.dtype)}
         shared = self.config.magnitudes == "shared"
-        self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(device)
-        self.head = GrowingHead(features).to(device)
+        self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(**placed)
+        self.head = GrowingHead(features).to(**placed)
         #: The head that predicts once an experience has been learned; None where that is the linear one.
         self.closed_form: ClosedFormHead | None = None
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
-            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(device)
+            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         #: What the reduction of rank did to each projection after the last experience.
         self.reductions: list[Reduction] = []
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
+        self._all_took_part = False
         column = 0
-        for name, rows in targets:
-            adapter = SDLoRALinear(backbone.get_submodule(name), rows)  # type: ignore[arg-type]
-            adapter.connect(self.magnitudes, [0 if shared else column + i for i in range(len(rows))])
-            column += len(rows)
-            backbone.set_submodule(name, adapter)
-            self._adapters[name] = adapter
+        for target in targets:
+            adapter = SDLoRALinear(target.layer(backbone), target.rows)
+            columns = range(column, column + len(target.rows))
+            adapter.connect(self.magnitudes, [0 if shared else c for c in columns])
+            column += len(target.rows)
+            for name in (target.name, *target.aliases):
+                put_layer(backbone, name, adapter)
+            self._adapters[target.name] = adapter
+
+    def unload(self) -> nn.Module:
+        """Takes the adapters out again, and with them everything that was learned.
+
+        Returns:
+            The backbone: plain layers with their own weights, and those parameters trainable that were so before; the
+            classifier is not put back. It can be adapted anew. This model cannot be used any more; to keep
+            what was learned, :func:`avalanche_sdlora.merge` or :func:`avalanche_sdlora.save_adapters` comes first.
+        """
+        backbone = self.backbone
+        for name, module in list(backbone.named_modules(remove_duplicate=False)):
+            if isinstance(module, SDLoRALinear):
+                put_layer(backbone, name, module.base)
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name not in self._frozen)
+        self.backbone, self._adapters = _TakenOut(), {}
+        return backbone
 
     # -- the stream ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin_experience(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
+    def begin_experience(
+        self, classes: Mapping[int, Iterable[int]], goes_on: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
         """Freezes and normalises the direction learned before, opens a new one, and grows the head.
 
         Args:
             classes: Class labels of the experience by task label (one label, 0, for streams without them).
+            goes_on: The experience belongs to the task that has been learned last: its direction stays open, unless the
+                reduction of rank has taken it away.
 
         Returns:
             ``(old, new)`` for each parameter that continues under a new tensor, so that an optimizer can follow.
         """
-        task = int(self.experiences) + 1  # from 1
-        self.experiences += 1
+        if not goes_on:
+            self.experiences += 1
+        task = int(self.experiences)  # from 1
         stays = not self._adapters or (task > 1 and self.config.directions == "single")
+        stays = stays or (goes_on and (self.config.directions != "every" or self._is_open()))
         replaced = [] if stays else self._next_direction(task)
         replaced += self.head.grow(classes)
         if self.closed_form is not None:
             self.closed_form.learning = True
         self._trained = self._count_trainable()
         return replaced
+
+    def _is_open(self) -> bool:
+        """Whether every projection has a direction that trains."""
+        return all(len(projection.A) for projection, _ in self._projections().values())
 
     def _next_direction(self, task: int) -> list[tuple[Tensor, Tensor]]:
         jumps = self.config.boundary == "reset" and len(self.magnitudes) > 0
@@ -189,17 +231,25 @@ class SDLoRAModel(MultiTaskModule):
     # -- the function ----------------------------------------------------------------------------------------------
 
     def features(self, x: Tensor) -> Tensor:
-        """Adapted features ``(n, d)`` in float32 (or wider) of the inputs ``x (n, ...)``.
+        """Adapted features ``(n, d)``, in the type of the head, of the inputs ``x (n, ...)``.
+
+        Floating inputs are cast to the type of the backbone where no autocast is on. Several threads may call this in
+        evaluation mode at once.
 
         Raises:
-            RuntimeError: An adapter took no part in the forward pass, so adapting it would change nothing.
+            RuntimeError: An adapter took no part in the forward pass, so adapting it would change nothing (in training
+                mode only if it takes no part in evaluation either); gradients are recorded around it but not
+                where it is; or the features have another shape.
         """
-        for adapter in self._adapters.values():
-            adapter.took_part = False
-        own = nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
-        with own:  # a caller's own autocast stays in force where there is none of ours
-            features = self.backbone(x)
-        idle = [name for name, adapter in self._adapters.items() if not adapter.took_part]
+        features, idle = run(self.backbone, x, self._adapters, self.autocast)
+        if not self.backbone.training:
+            self._all_took_part = self._all_took_part or not idle
+        elif idle and not self._all_took_part:
+            # Layers may be skipped at random in training; what takes part in evaluation is not to be complained about.
+            idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast)
+            self._all_took_part = not idle
+        else:
+            idle = []
         if idle:
             raise RuntimeError(
                 f"{len(idle)} of {len(self._adapters)} adapted layers took no part in the forward pass, the first "
@@ -208,7 +258,11 @@ class SDLoRAModel(MultiTaskModule):
         if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != self.head.in_features:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise RuntimeError(f"the backbone must give features of shape (n, {self.head.in_features}), got {got}")
-        return features.to(torch.promote_types(features.dtype, torch.float32))
+        return features.to(self.head.weight.dtype)
+
+    def get_features(self, x: Tensor) -> Tensor:
+        """:meth:`features`, by the name under which Avalanche's ``BaseModel`` has it and ``LFLPlugin`` asks for it."""
+        return self.features(x)
 
     def forward(self, x: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label; classes not seen, or not of the sample's task, have -1000.
@@ -237,3 +291,29 @@ class SDLoRAModel(MultiTaskModule):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+
+def _check_backbone(backbone: Any) -> None:
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone={backbone!r}: expected an nn.Module")
+    if isinstance(backbone, SDLoRAModel):
+        raise TypeError(
+            "backbone: is an SDLoRAModel already; it goes on learning as it is, and its unload() gives the plain one"
+        )
+    if isinstance(getattr(backbone, "_orig_mod", None), nn.Module):
+        raise TypeError(
+            f"backbone: torch.compile has wrapped the {type(backbone._orig_mod).__name__}; expected the module itself, "
+            "which is compiled in place: module.compile(), for an SDLoRAModel too"
+        )
+
+
+class _TakenOut(nn.Module):
+    """Stands in for a backbone that :meth:`SDLoRAModel.unload` has taken out."""
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """Whatever uses a module comes here first.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("unload() has taken the backbone out of this model; adapt it anew: SDLoRAModel(backbone)")

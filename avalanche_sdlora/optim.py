@@ -79,6 +79,46 @@ def fill_optimizer(
     optimizer.state = state  # type: ignore[assignment]
 
 
+def holds_exactly(optimizer: Optimizer, parameters: dict[str, list[nn.Parameter]]) -> bool:
+    """Whether ``optimizer`` holds these parameters, by group name, and no others."""
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    return sorted(held) == sorted(id(p) for ps in parameters.values() for p in ps)
+
+
+class RestingRows:
+    """Keeps the head's rows of other classes where they are while the optimizer makes a step.
+
+    A row that neither competes nor receives a gradient would still move by the momentum that is left of an earlier
+    experience, and by weight decay.
+
+    Args:
+        parameters: The head's weight ``(rows, d)`` and bias ``(rows,)``.
+        competing: The rows of the classes that are learned.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], competing: Tensor) -> None:
+        self.parameters = [p for p in parameters if len(competing) < len(p)]
+        self.competing = competing
+        self._before: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Remembers the rows that are to stay."""
+        self._before = []
+        for p in self.parameters:
+            if p.grad is not None and p.requires_grad:
+                moves = (p.grad != 0).flatten(1).any(1) if p.dim() > 1 else p.grad != 0  # (rows,)
+                moves[self.competing] = True
+                self._before.append((p, moves, p.detach().clone()))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Puts them back."""
+        for p, moves, before in self._before:
+            p.copy_(torch.where(moves.view(-1, *[1] * (p.dim() - 1)), p, before))
+        self._before = []
+
+
 def _grown(value: Any, old: Tensor, new: Tensor) -> Any:
     """State of the shape of the ``old`` parameter, in the shape of the ``new`` one that begins with its rows."""
     if not isinstance(value, Tensor) or value.shape != old.shape or not value.dim():

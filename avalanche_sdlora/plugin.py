@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,21 +11,27 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_sdlora import stream
+from avalanche_sdlora.compatibility import check_strategy
 from avalanche_sdlora.config import SDLoRAConfig
-from avalanche_sdlora.guard import FiniteLossGuard
+from avalanche_sdlora.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.heads.passes import present_features
 from avalanche_sdlora.loss import CurrentClassesLoss
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.optim import check_groups, fill_optimizer
+from avalanche_sdlora.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
+from avalanche_sdlora.processes import check_single_process
+from avalanche_sdlora.randomness import random_state, set_random_state
+
+logger = logging.getLogger("avalanche_sdlora")
 
 
-class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
     """Makes a supervised Avalanche strategy learn with SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198).
 
-    Before each training experience it freezes and normalises the directions learned so far, opens a new one, grows the
-    head, and fills the optimizer with exactly the parameters that train now. After it, ranks are reduced as the config
-    says, and a head in closed form learns from one pass over the images of ``strategy.adapted_dataset`` in their
-    evaluation transform. Evaluation changes nothing.
+    Before each training experience it freezes and normalises the directions learned so far, opens a new one if a new
+    task begins, grows the head, and fills the optimizer with exactly the parameters that train now. After it, ranks are
+    reduced as the config says, and a head in closed form learns from one pass over the images of
+    ``strategy.adapted_dataset`` in their evaluation transform. Evaluation changes nothing. An experience that fails,
+    because the loss is not finite for instance, leaves model and optimizer as they were before it.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
 
@@ -35,8 +43,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     Args:
         config: What is adapted and how; the default config, or that of the strategy's ``SDLoRAModel``.
         autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: as the model is.
-        reset_optimizer_state: A fresh optimizer state for every experience, as published. With ``False`` the
-            state of the parameters that stay (magnitudes, head) is kept.
+        reset_optimizer_state: A fresh optimizer state for every task, as published. With ``False`` the state of the
+            parameters that stay (magnitudes, head) is kept.
+        check_stream: Refuse a stream whose split seems to have lost classes by mistake
+            (:func:`avalanche_sdlora.stream.check_classes`).
     """
 
     def __init__(
@@ -44,6 +54,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         config: SDLoRAConfig | None = None,
         autocast: torch.dtype | None = None,
         reset_optimizer_state: bool = True,
+        check_stream: bool = True,
     ) -> None:
         super().__init__()
         if config is not None and not isinstance(config, SDLoRAConfig):
@@ -53,24 +64,64 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self.config = config
         self.autocast = autocast
         self.reset_optimizer_state = reset_optimizer_state
-        #: Set while a run is resumed inside an experience, which then must not begin a second time.
-        self.resuming = False
+        self.check_stream = check_stream
         self._checked = False
+        self._told = False  # to begin a new task
+        self._resumes = False  # inside an experience, which then does not begin a second time
+        self._warned: set[str] = set()
+        self._task: stream.Task | None = None  # at the present experience, or the last
+        self._before: stream.Task | None = None  # at the one before it
         self._guard: FiniteLossGuard | None = None
+        self._point: RestorePoint | None = None
+        self._resting: RestingRows | None = None
+        self._trains = False  # inside a call of the strategy's train()
+        self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
+
+    def begin_task(self) -> None:
+        """Lets the next experience begin a new task, with a direction of its own, whatever it brings."""
+        self._told = True
 
     # -- attaching to a strategy -----------------------------------------------------------------------------------
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion, once."""
-        self._attach(strategy)
+        """Attaches the plugin, if that has not been done."""
+        self.attach(strategy)
+        self._trains = True
+
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        """An evaluation from now on is one of its own."""
+        self._trains = False
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """The same, for an evaluation before any training; the criterion then sees all logits."""
-        self._attach(strategy)
+        """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
+        self.attach(strategy)
+        self._outside = {"training": strategy._criterion.training}
+        if self._trains:
+            self._outside["random"] = random_state()
         strategy._criterion.eval()
 
-    def _attach(self, strategy: Any) -> None:
-        if not isinstance(strategy.model, SDLoRAModel):
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """A periodic evaluation lies inside training, which goes on with criterion and random numbers as they were."""
+        strategy._criterion.train(self._outside["training"])
+        if "random" in self._outside:
+            set_random_state(self._outside["random"])
+
+    def attach(self, strategy: Any) -> None:
+        """Adapts the model, the optimizer's ownership and the criterion of a strategy that lists this plugin, once.
+
+        Raises:
+            ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
+            RuntimeError: This is one of several processes.
+        """
+        check_single_process()
+        adapted = isinstance(strategy.model, SDLoRAModel)
+        check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
+        twins = [plugin for plugin in strategy.plugins if isinstance(plugin, SDLoRAPlugin)]
+        if len(twins) > 1:
+            raise ValueError(
+                f"plugins: {len(twins)} SDLoRAPlugins; a strategy takes one, and SDLoRAStrategy has its own already"
+            )
+        if not adapted:
             training = strategy.model.training
             strategy.model = SDLoRAModel(strategy.model, self.config).to(strategy.device).train(training)
         elif self.config is not None and self.config != strategy.model.config:
@@ -78,7 +129,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if self.autocast is not None:
             strategy.model.autocast = self.autocast
         if not isinstance(strategy._criterion, CurrentClassesLoss):
-            strategy._criterion = CurrentClassesLoss(strategy._criterion)
+            strategy._criterion = CurrentClassesLoss(strategy._criterion).to(strategy.device)
         check_groups(strategy.optimizer)
         # Avalanche would put the frozen backbone into the optimizer, before this plugin has its say.
         strategy.make_optimizer = _leave_optimizer_alone
@@ -87,87 +138,215 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
-        if self.resuming:
+        if self._resumes:
             return
-        model, experience = strategy.model, strategy.experience
+        classes = stream.classes_by_task(strategy.experience, strategy.adapted_dataset)
         if not self._checked:
-            stream.check_classes(experience)
+            if self.check_stream:
+                stream.check_classes(strategy.experience)
             self._try(strategy)
-        classes = stream.classes_by_task(experience)
-        if not len(model.head.weight):
-            model.head.multi_head = model.config.use_task_labels and stream.labels_restart(experience)
+        self._warn_of_single_class(strategy, classes)
+        model, keep_state = strategy.model, not self.reset_optimizer_state
+        self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
+        self._before = self._task
+        try:
+            self._begin(strategy, classes, kwargs.get("num_workers", 0))
+        except Exception:
+            self._go_back(strategy)
+            raise
+
+    def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int) -> None:
+        model, experience = strategy.model, strategy.experience
+        model.head.multi_head = self._has_many_heads(model, experience, classes)
+        task, goes_on = self._next_task(model, experience, classes)
+        self._task, self._told = task, False
         head = model.closed_form
-        if head is not None and head.follows:  # before the boundary, which may change the function
-            head.remember(x for x, *_ in present_features(model, strategy, kwargs.get("num_workers", 0)))
-        replaced = model.begin_experience(classes)
-        groups = model.trainable_groups()
-        fill_optimizer(strategy.optimizer, groups, replaced, self.reset_optimizer_state)
-        strategy._criterion.begin_experience(set().union(*classes.values()), model.head.classes(), strategy.device)
-        self._guard = FiniteLossGuard([p for group in groups.values() for p in group], stream.name(experience))
+        if head is not None and (head.follows or task.repeats):  # before the boundary, which may change the function
+            head.remember(x for x, *_ in present_features(model, strategy, num_workers))
+        replaced = model.begin_experience(classes, goes_on)
+        reset = self.reset_optimizer_state and not goes_on
+        fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
+        strategy._criterion.train()
+        strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
+        self._watch(strategy)
+
+    def _next_task(
+        self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]
+    ) -> tuple[stream.Task, bool]:
+        """The task that the experience belongs to, and whether it is the one learned last."""
+        how, before = model.config.new_task, self._task if int(model.experiences) else None
+        goes_on = before is not None and (how == "manual" or (how == "auto" and before.goes_on_with(experience)))
+        goes_on = goes_on and not self._told
+        return stream.Task(experience, classes, before, goes_on), goes_on
+
+    def _has_many_heads(self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]) -> bool:
+        config, head = model.config, model.head
+        if config.multi_head != "auto":
+            return config.multi_head
+        found = head.multi_head or (
+            config.use_task_labels and stream.labels_restart(experience, classes, head.classes_by_task())
+        )
+        if found and not head.multi_head:
+            self._warn(
+                "heads",
+                "class labels come again under other task labels: every task gets its own head rows; "
+                "predictions need the task label (multi_head='auto'). For equal classes say multi_head=False",
+            )
+        return found
+
+    def _warn_of_single_class(self, strategy: Any, classes: Mapping[int, set[int]]) -> None:
+        if strategy.model.config.head == "linear" and sum(map(len, classes.values())) == 1:
+            self._warn(
+                "single",
+                f"experience {stream.name(strategy.experience)} has one class, and the loss of the linear head over "
+                "one class is always 0: it teaches nothing. A head in closed form learns from such experiences "
+                "(SDLoRAConfig(head='lda', drift='linear')), or replay beside the present class",
+            )
+
+    def _warn(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(message)
+
+    def _watch(self, strategy: Any) -> None:
+        model = strategy.model
+        self._guard = FiniteLossGuard(stream.name(strategy.experience), strategy.device)
+        classes = {} if self._task is None else self._task.classes
+        self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
     def _try(self, strategy: Any) -> None:
         """Sends one sample through the model, so that what does not fit is known before anything has changed."""
+        where = f"experience {stream.name(strategy.experience)}"
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             sample = strategy.adapted_dataset.eval()[0][0]
+            if not isinstance(sample, Tensor):
+                raise ValueError(
+                    f"the images of {where} are of type {type(sample).__name__}; expected tensors (3, height, width). "
+                    "Give the data set a transform that makes them, for instance torchvision's ToTensor"
+                )
             training = strategy.model.training
             try:
                 strategy.model.eval().features(sample.unsqueeze(0).to(strategy.device))
             except Exception as error:
                 raise ValueError(
-                    f"the model cannot take inputs of shape {tuple(sample.shape)} from experience "
-                    f"{stream.name(strategy.experience)}: {error}"
+                    f"the model cannot take inputs of shape {tuple(sample.shape)} from {where}: {error}"
                 ) from error
             finally:
                 strategy.model.train(training)
         self._checked = True
 
+    def _go_back(self, strategy: Any) -> None:
+        """Undoes the present experience."""
+        if self._point is not None:
+            self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
+        self._point = self._guard = self._resting = None
+        self._task = self._before
+
     # -- resuming a run --------------------------------------------------------------------------------------------
 
-    def last_good(self) -> list[Tensor]:
-        """Inside an experience, the values that training would return to if the loss were not finite; else nothing."""
-        return [] if self._guard is None else self._guard.good
+    def state(self) -> dict[str, Any]:
+        """Where in the stream training is, as numbers, texts and tensors; :meth:`take_over` is the way back."""
+        point, tasks = self._point, {"task": self._task, "before": self._before}
+        return {
+            "told": self._told,
+            "inside": None if point is None else point.state(),
+            **{name: None if task is None else task.state() for name, task in tasks.items()},
+        }
 
-    def take_over(self, strategy: Any, good: list[Tensor]) -> None:
-        """Fills the optimizer after the model's state was loaded, at a moment when :meth:`last_good` gave ``good``."""
-        if not int(strategy.model.experiences):
-            return  # the optimizer still holds what it was made with
-        groups = strategy.model.trainable_groups()
-        fill_optimizer(strategy.optimizer, groups)
-        parameters = [p for group in groups.values() for p in group]
-        self._guard = FiniteLossGuard(parameters, stream.name(strategy.experience), good) if good else None
+    def resume_inside(self) -> None:
+        """Says that the next call of ``train`` continues an experience, which then does not begin a second time."""
+        self._resumes = True
+
+    def take_over(self, strategy: Any, state: Mapping[str, Any]) -> None:
+        """Fills the optimizer and goes on watching, after the model's state was loaded.
+
+        Args:
+            strategy: The strategy.
+            state: What :meth:`state` gave at that moment.
+        """
+        self._told = state["told"]
+        self._task, self._before = (
+            None if state[name] is None else stream.Task.from_state(state[name]) for name in ("task", "before")
+        )
+        self._point = None if state["inside"] is None else RestorePoint.from_state(state["inside"])
+        if int(strategy.model.experiences):  # else the optimizer still holds what it was made with
+            fill_optimizer(strategy.optimizer, strategy.model.trainable_groups())
+        if self._point is not None and self._resumes and strategy.experience is not None:
+            self._watch(strategy)
+            self._resumes = False
 
     # -- iterations ------------------------------------------------------------------------------------------------
 
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """The optimizer follows a model whose parameters have been replaced, by loading a state for instance."""
+        groups = strategy.model.trainable_groups()
+        if not holds_exactly(strategy.optimizer, groups):
+            fill_optimizer(strategy.optimizer, groups, reset_state=False)
+            self._watch(strategy)
+
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The criterion sees the current classes only (a periodic evaluation may have changed that)."""
+        """The criterion sees the current classes only (an evaluation that failed may have changed that)."""
         strategy._criterion.train()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Stops at a loss that is not finite."""
         if self._guard is not None:
             clock = strategy.clock
-            self._guard.observe(strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
+            self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Rows of the head that learn nothing stay where they are."""
+        if self._resting is not None:
+            self._resting.before_step()
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Rows of the head that learn nothing are where they were."""
+        if self._resting is not None:
+            self._resting.after_step()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The same for devices that are not waited for within an epoch."""
-        if self._guard is not None:
-            # The clock, the last plugin, has not counted this epoch yet.
-            self._guard.check(strategy.clock.train_exp_epochs)
+        """Stops at a loss that was not finite, on devices that are not waited for within an epoch."""
+        # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
+        clock = strategy.clock
+        self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
+        self._check(strategy, None, clock.train_exp_epochs)
+
+    def _check(self, strategy: Any, loss: Tensor | None, epoch: int, iteration: int = 0) -> None:
+        if self._guard is None:
+            return
+        try:
+            if loss is None:
+                self._guard.check(epoch)
+            else:
+                self._guard.observe(loss, epoch, iteration)
+        except FloatingPointError:
+            self._go_back(strategy)
+            raise
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Reduces the rank of what was learned; the optimizer follows; a closed-form head is solved."""
-        if self._guard is not None:  # looks once more, should the last epoch have been stopped early
-            self._guard.check(strategy.clock.train_exp_epochs)
-            self._guard = None
-        if strategy.model.end_experience():
-            fill_optimizer(
-                strategy.optimizer, strategy.model.trainable_groups(), reset_state=self.reset_optimizer_state
-            )
+        self._check(strategy, None, strategy.clock.train_exp_epochs)  # should the last epoch have been stopped early
+        try:
+            self._end(strategy, kwargs.get("num_workers", 0))
+        except Exception:
+            self._go_back(strategy)
+            raise
+        self._point = self._guard = self._resting = None
+
+    def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        if model.closed_form is not None:
-            batches = present_features(model, strategy, kwargs.get("num_workers", 0))
-            rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
-            model.closed_form.learn(rows, len(model.head.weight))
+        if model.end_experience():
+            fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
+        if model.closed_form is None:
+            return
+        batches = present_features(model, strategy, num_workers)
+        rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
+        model.closed_form.learn(
+            rows,
+            len(model.head.weight),
+            repeats=self._task is not None and self._task.repeats,
+            anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
+        )
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

@@ -72,11 +72,14 @@ def reduce_directions(
             projection.truncate(config.energy)
     if current and not any(len(p.A) for p in current):
         magnitudes.forget_last()
-    elif config.rank_budget is not None and any(len(p.owner) > config.rank_budget for p in current):
-        groups = min(frozen, math.ceil(config.rank_budget / config.schedule.rank(1)))
-        for projection, column in projections.values():
-            projection.recompress(magnitudes.values()[:, column], config.rank_budget - len(projection.A), groups)
-        magnitudes.regroup(groups)
+    else:
+        limits = {name: _limit(projection, config) for name, (projection, _) in projections.items()}
+        if any(len(p.bank_A) > limits[name] for name, (p, _) in projections.items()):
+            room = config.rank_budget if config.rank_budget is not None else max(limits.values())
+            groups = min(frozen, math.ceil(room / config.schedule.rank(1)))
+            for name, (projection, column) in projections.items():
+                projection.recompress(magnitudes.values()[:, column], limits[name], groups)
+            magnitudes.regroup(groups)
     return [
         Reduction(
             name,
@@ -86,6 +89,20 @@ def reduce_directions(
         )
         for name, (projection, column) in projections.items()
     ]
+
+
+def _limit(projection: Projection, config: SDLoRAConfig) -> int:
+    """The largest rank that a projection's bank may have.
+
+    No sum of directions has a larger rank than the layer's smaller side, so that a bank of more columns is recompressed
+    without loss. The published boundary forgets the scale of a direction, and with it what a recompressed one was.
+    """
+    limits = [len(projection.bank_A)]
+    if config.rank_budget is not None:
+        limits.append(config.rank_budget - len(projection.A))
+    if config.boundary == "continuous":
+        limits.append(min(projection.bank_A.shape[1], len(projection.bank_B)))
+    return min(limits)
 
 
 def _ranks_and_loss(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> tuple[int, int, float, int]:

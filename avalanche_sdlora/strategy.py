@@ -31,7 +31,8 @@ class SDLoRAStrategy(SupervisedTemplate):
             Default: :func:`avalanche_sdlora.optim.default_optimizer` (SGD, learning rate 0.01, momentum 0.9).
         criterion: Applied to the logits of the current experience's classes.
         autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: float32.
-        reset_optimizer_state: A fresh optimizer state for every experience, as published.
+        reset_optimizer_state: A fresh optimizer state for every task, as published.
+        check_stream: Refuse a stream whose split seems to have lost classes by mistake.
         train_mb_size: Samples in a training batch.
         train_epochs: Epochs over each experience.
         eval_mb_size: Samples in an evaluation batch; None: as in training.
@@ -55,6 +56,7 @@ class SDLoRAStrategy(SupervisedTemplate):
         criterion: Callable[[Any, Any], torch.Tensor] | None = None,
         autocast: torch.dtype | None = None,
         reset_optimizer_state: bool = True,
+        check_stream: bool = True,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,
@@ -65,7 +67,7 @@ class SDLoRAStrategy(SupervisedTemplate):
         peval_mode: str = "epoch",
         **kwargs: Any,
     ) -> None:
-        plugin = SDLoRAPlugin(config, autocast, reset_optimizer_state)
+        plugin = SDLoRAPlugin(config, autocast, reset_optimizer_state, check_stream)
         if optimizer is None:
             optimizer = default_optimizer
         if not isinstance(optimizer, Optimizer):
@@ -87,4 +89,4 @@ class SDLoRAStrategy(SupervisedTemplate):
             peval_mode=peval_mode,
             **kwargs,
         )
-        plugin.before_training(self)  # what does not fit is refused here, not at the first train()
+        plugin.attach(self)  # what does not fit is refused here, not at the first train()

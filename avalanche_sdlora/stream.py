@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import weakref
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 
-def classes_by_task(experience: Any) -> dict[int, set[int]]:
-    """The class labels of ``experience`` by task label; streams without task labels count as the one task 0.
+def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]:
+    """The class labels of an experience by task label; data without task labels count as the one task 0.
+
+    Args:
+        experience: Where the data are from.
+        dataset: The data that are trained on, where a strategy has put others together than those of the experience
+            (``JointTraining``, ``Cumulative``, GDumb). None: those of the experience.
 
     Raises:
-        ValueError: The experience is empty.
+        ValueError: There are no samples, or no ``targets`` to read.
     """
-    tasks = list(getattr(experience, "task_labels", [])) or [0]
-    if len(tasks) == 1:
-        classes = getattr(experience, "classes_in_this_experience", None) or experience.dataset.targets.uniques
-        found = {int(tasks[0]): {int(c) for c in classes}}
-    else:
-        dataset = experience.dataset
-        found = {int(task): set() for task in tasks}
-        for task, label in zip(dataset.targets_task_labels, dataset.targets):
-            found[int(task)].add(int(label))
-    if not all(found.values()):
+    dataset = experience.dataset if dataset is None else dataset
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
         raise ValueError(
-            f"experience {name(experience)} has no samples"
-            + (f" for some of its tasks {tasks}" if len(tasks) > 1 else "")
+            f"experience {name(experience)}: its data set has no targets; make it with "
+            "avalanche.benchmarks.utils.as_classification_dataset"
         )
+    tasks = getattr(dataset, "targets_task_labels", None)
+    labels = {0} if tasks is None else {int(task) for task in tasks.uniques}
+    if len(labels) == 1:
+        found = {labels.pop(): {int(c) for c in targets.uniques}}
+    else:
+        found = {task: set() for task in labels}
+        for task, label in zip(tasks, targets):  # type: ignore[arg-type]
+            found[int(task)].add(int(label))
+    if not found or not all(found.values()):
+        raise ValueError(f"experience {name(experience)} has no samples")
     return found
 
 
@@ -45,13 +58,33 @@ def check_classes(experience: Any) -> None:
     if 0 < len(lost) < len(stream) and all(len(part) == len(available) // len(stream) for part in parts):
         raise ValueError(
             f"the stream lost the classes {sorted(lost)}: {len(available)} classes do not divide into {len(stream)} "
-            "equal experiences. Give class_incremental_benchmark the sizes, as num_classes_per_exp"
+            "equal experiences. Give class_incremental_benchmark the sizes, as num_classes_per_exp; or, if these "
+            "classes are left out on purpose, say check_stream=False to SDLoRAStrategy or SDLoRAPlugin"
         )
 
 
-def labels_restart(experience: Any) -> bool:
-    """Whether the same class label means another class in every experience (Avalanche's zero-based experiences)."""
-    return bool(getattr(getattr(experience, "benchmark", None), "class_ids_from_zero_in_each_exp", False))
+def labels_restart(experience: Any, classes: Mapping[int, set[int]], seen: Mapping[int, set[int]]) -> bool:
+    """Whether a class label of ``experience`` means another class than under the task labels seen before.
+
+    Avalanche's older benchmarks say so themselves: those of new classes by ``class_ids_from_zero_in_each_exp``, and
+    those of new instances always mean the same classes. Any other stream is judged by its labels. Avalanche's models
+    have a head of its own for each task label, so that a class label which comes under two of them is two classes.
+
+    Args:
+        experience: The present experience.
+        classes: Its class labels by task label.
+        seen: The class labels of all experiences before it by task label.
+    """
+    benchmark = getattr(experience, "benchmark", None)
+    if benchmark is None:
+        benchmark = getattr(getattr(experience, "origin_stream", None), "benchmark", None)
+    said = getattr(benchmark, "class_ids_from_zero_in_each_exp", None)
+    if said is not None:
+        return bool(said)
+    if "new_instances" in type(benchmark).__module__:
+        return False
+    pairs = [(task, labels) for part in (seen, classes) for task, labels in part.items()]
+    return any(a != b and own & other for a, own in pairs for b, other in pairs)
 
 
 def name(experience: Any) -> str:
@@ -59,3 +92,88 @@ def name(experience: Any) -> str:
     stream = getattr(getattr(experience, "origin_stream", None), "name", None)
     position = getattr(experience, "current_experience", None)
     return f"{position if position is not None else '?'} of stream {stream!r}" if stream else f"{position}"
+
+
+def brings_other_samples(dataset: Any, experience: Any) -> bool:
+    """Whether ``dataset``, which is trained on, holds samples that the experience does not have.
+
+    ``JointTraining``, ``Cumulative`` and GDumb train on data of their own making. They are known by a class of which
+    they hold more samples than the experience does.
+    """
+    return bool(Counter(map(int, dataset.targets)) - Counter(map(int, experience.dataset.targets)))
+
+
+class Task:
+    """The task that is being learned: what decides whether the next experience goes on with it.
+
+    An experience goes on with the task where it is the one just trained on; where both are parts of one experience that
+    an online stream has cut up; and, in an online stream that hides where the parts are from
+    (``access_task_boundaries=False``), where both share a class. Any other begins a new task: it brings new classes, or
+    a new domain.
+
+    Args:
+        experience: The present experience.
+        classes: Its class labels by task label.
+        before: The task at the experience before it, if there was one.
+        goes_on: Whether it is one task with that.
+
+    Attributes:
+        classes: All class labels of the task so far, by task label.
+        repeats: Whether the present experience holds the samples of the one before it.
+    """
+
+    def __init__(
+        self, experience: Any, classes: Mapping[int, set[int]], before: Task | None = None, goes_on: bool = False
+    ) -> None:
+        self.classes = {task: set(labels) for task, labels in classes.items()}
+        if before is not None and goes_on:
+            for task, labels in before.classes.items():
+                self.classes.setdefault(task, set()).update(labels)
+        self.repeats: bool = (
+            before is not None and before._part == _key(experience) and _is_of(before._part_data, experience)
+        )
+        whole = _whole(experience)
+        self._part: str = _key(experience)
+        self._whole: str | None = None if whole is None else _key(whole)
+        # An index and labels may be equal in two benchmarks; within a process the data themselves must be one object.
+        self._part_data: Any = weakref.ref(experience.dataset)
+        self._whole_data: Any = None if whole is None else weakref.ref(whole.dataset)
+
+    def goes_on_with(self, experience: Any) -> bool:
+        """Whether ``experience`` belongs to this task."""
+        whole = _whole(experience)
+        if whole is None:
+            classes = classes_by_task(experience)
+            return any(self.classes.get(task, set()) & labels for task, labels in classes.items())
+        return self._whole == _key(whole) and _is_of(self._whole_data, whole)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`from_state` needs, as JSON can say it."""
+        classes = {str(task): sorted(labels) for task, labels in self.classes.items()}
+        return {"classes": classes, "repeats": self.repeats, "part": self._part, "whole": self._whole}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Task:
+        """The task of another process, which resumes one and the same stream."""
+        task = cls.__new__(cls)
+        task.classes = {int(label): set(classes) for label, classes in state["classes"].items()}
+        task.repeats, task._part, task._whole = state["repeats"], state["part"], state["whole"]
+        task._part_data = task._whole_data = None
+        return task
+
+
+def _whole(experience: Any) -> Any:
+    """The experience that an online stream cut up, if it says so; None where it hides it; else the experience."""
+    if not hasattr(experience, "sub_stream_length"):
+        return experience
+    return experience.origin_experience if experience.access_task_boundaries else None
+
+
+def _key(experience: Any) -> str:
+    """A text that is equal in another process for an equal experience: its name, and a checksum of its labels."""
+    targets = json.dumps([int(label) for label in experience.dataset.targets])
+    return f"{name(experience)} {hashlib.sha256(targets.encode()).hexdigest()}"
+
+
+def _is_of(data: Any, experience: Any) -> bool:
+    return data is None or data() is experience.dataset

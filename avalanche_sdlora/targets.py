@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.utils import parametrize
 
+from avalanche_sdlora.adapter import SDLoRALinear
+from avalanche_sdlora.attention import IN_PROJ, in_projection
+from avalanche_sdlora.layouts import block_rows, blocks, fused
 from avalanche_sdlora.ranks import RankSchedule
 
-# Names under which models keep separate query, key and value layers.
-_SEPARATE = (
-    {"q": "q_proj", "k": "k_proj", "v": "v_proj"},
-    {"q": "query", "k": "key", "v": "value"},
-    {"q": "to_q", "k": "to_k", "v": "to_v"},
-    {"q": "q", "k": "k", "v": "v"},
-)
+logger = logging.getLogger("avalanche_sdlora")
 
-# timm's attention classes whose fused `qkv` has rows [query | key | value]. Others (MaxViT, TinyViT) interleave them by
-# head, which no shape reveals, so a class is trusted only by name.
-_FUSED_IN_THIRDS = {
-    "timm.layers.attention": ("Attention", "AttentionRope"),
-    "timm.models.vision_transformer": ("Attention",),
-    "timm.models.vision_transformer_relpos": ("RelPosAttention",),
-    "timm.models.eva": ("EvaAttention",),
-    "timm.models.beit": ("Attention",),
-    "timm.models.cait": ("TalkingHeadAttn",),
-    "timm.models.swin_transformer": ("WindowAttention",),
-    "timm.models.swin_transformer_v2": ("WindowAttention",),
-}
+# Subclasses of nn.Linear whose own forward is nn.Linear's in another form.
+_PLAIN = {("timm.layers.linear", "Linear")}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class Target(NamedTuple):
@@ -38,10 +28,17 @@ class Target(NamedTuple):
 
     name: str
     rows: list[tuple[int, int]]  # (start, stop) of each adapted block of output rows
+    aliases: tuple[str, ...] = ()  # further names of the very layer, which must not stay plain there
+
+    def layer(self, model: nn.Module) -> nn.Linear:
+        """The layer in ``model``; for the fused parameter of an ``nn.MultiheadAttention``, a layer that holds it."""
+        return _layer(model, self.name)
 
 
 def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSchedule) -> list[Target]:
     """The layers that ``patterns`` select, in the order of ``model.named_modules()``.
+
+    Attention blocks of unknown layout beside known ones stay as they are, which is logged.
 
     Args:
         model: The backbone.
@@ -50,46 +47,108 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
 
     Raises:
         ValueError: A pattern matches nothing (with near matches), the layout of a fused projection is unknown, a
-            layer is selected twice, or ``rank`` exceeds a layer's size.
+            layer is selected twice or does more than its weight, ``rank`` exceeds a layer's size, or the model is
+            adapted already.
     """
+    if any(isinstance(m, SDLoRALinear) for m in model.modules()):
+        raise ValueError(
+            f"the {type(model).__name__} is adapted already: it is the backbone of an SDLoRAModel. Go on with that "
+            "model, or take the adapters out: backbone = model.unload()"
+        )
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    names = _names(model)
     selected: dict[str, list[tuple[int, int]]] = {}
     for pattern in patterns:
         found = _attention(model, pattern) if pattern.startswith("attention.") else _named(layers, pattern)
         for name, rows in found.items():
-            if name in selected:
-                raise ValueError(f"targets={tuple(patterns)!r}: layer {name!r} is selected by more than one pattern")
-            selected[name] = rows
-    targets = [Target(name, selected[name]) for name in layers if name in selected]
-    for i, (name, rows) in enumerate(targets):
+            first = names.get(name, [name])[0]
+            if first in selected:
+                raise ValueError(f"targets={tuple(patterns)!r}: layer {first!r} is selected by more than one pattern")
+            selected[first] = rows
+    targets = [
+        Target(name, selected[name], tuple(names.get(name, [name])[1:])) for name in _places(model) if name in selected
+    ]
+    for i, (name, rows, _) in enumerate(targets):
+        layer = _layer(model, name)
+        _check_plain(layer, name)
         needed = rank if isinstance(rank, int) else rank.rank(1, i, len(targets))
         for start, stop in rows:
-            limit = min(stop - start, layers[name].in_features)
+            limit = min(stop - start, layer.in_features)
             if needed > limit:
                 raise ValueError(
                     f"rank={needed}: larger than layer {name!r} allows; its adapted block is {stop - start} by "
-                    f"{layers[name].in_features}, so the rank is at most {limit}"
+                    f"{layer.in_features}, so the rank is at most {limit}"
                 )
     return targets
+
+
+def _places(model: nn.Module) -> Iterator[str]:
+    """Where adapters can be, in the order that they will have in ``model.named_modules()``."""
+    attention = ""
+    for name, module in model.named_modules():
+        yield name
+        if isinstance(module, nn.MultiheadAttention):
+            attention = f"{name}." if name else ""
+        elif name == f"{attention}out_proj":  # its last submodule, until the fused projection is adapted
+            yield f"{attention}{IN_PROJ}"
+
+
+def _names(model: nn.Module) -> dict[str, list[str]]:
+    """All names of the layer that each name means, the one that ``named_modules()`` gives first."""
+    by_layer: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear):
+            by_layer.setdefault(id(module), []).append(name)
+    return {name: names for names in by_layer.values() for name in names}
+
+
+def _layer(model: nn.Module, name: str) -> nn.Linear:
+    parent, _, last = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    if last == IN_PROJ and isinstance(owner, nn.MultiheadAttention):
+        return in_projection(owner)
+    return model.get_submodule(name)  # type: ignore[return-value]
+
+
+def _check_plain(layer: nn.Linear, name: str) -> None:
+    """Refuses a layer that computes anything but ``x W^T + b``, which its adapter would drop in silence.
+
+    Raises:
+        ValueError: It does.
+    """
+    kind = type(layer)
+    if parametrize.is_parametrized(layer):
+        more = "has a parametrization; bake it in: torch.nn.utils.parametrize.remove_parametrizations"
+    elif "forward" in vars(layer) or kind.__call__ is not nn.Linear.__call__:
+        more = "has had its forward replaced; undo that"
+    elif kind.forward is not nn.Linear.forward and (kind.__module__, kind.__name__) not in _PLAIN:
+        more = (
+            f"is a {kind.__module__}.{kind.__qualname__} with a forward of its own; put a plain nn.Linear in its place"
+        )
+    elif any(vars(layer)[hooks] for hooks in _HOOKS):
+        more = "has hooks; remove them, and hook its adapter afterwards: model.backbone.get_submodule(name)"
+    else:
+        return
+    raise ValueError(
+        f"layer {name!r} {more}, or name other targets. An adapted layer computes with the weight and bias alone, so "
+        "that anything more would be lost"
+    )
 
 
 def _attention(model: nn.Module, pattern: str) -> dict[str, list[tuple[int, int]]]:
     letters = _letters(pattern, pattern.removeprefix("attention."))
     found: dict[str, list[tuple[int, int]]] = {}
     unknown: list[str] = []
+    left: list[str] = []
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        qkv = getattr(module, "qkv", None)
-        if isinstance(qkv, nn.Linear):
-            if type(module).__name__ in _FUSED_IN_THIRDS.get(type(module).__module__, ()):
-                found[f"{prefix}qkv"] = _thirds(f"{prefix}qkv", qkv, letters)
-            else:
-                unknown.append(f"{prefix}qkv")
-            continue
-        for names in _SEPARATE:
-            parts = {letter: getattr(module, child, None) for letter, child in names.items()}
-            if all(isinstance(part, nn.Linear) for part in parts.values()):
-                found.update({f"{prefix}{names[c]}": [(0, parts[c].out_features)] for c in letters})  # type: ignore[union-attr]
+        own = blocks(module, letters)
+        if own is not None:
+            found.update({f"{prefix}{child}": rows for child, rows in own.items()})
+        elif fused(module):
+            unknown.append(f"{prefix}qkv")
+        else:
+            left.append(name)
     if unknown:
         raise ValueError(
             f"targets={pattern!r}: the order of query, key and value in the fused projection {unknown[0]!r} "
@@ -100,6 +159,16 @@ def _attention(model: nn.Module, pattern: str) -> dict[str, list[tuple[int, int]
         raise ValueError(
             f"targets={pattern!r}: {type(model).__name__} has no attention block with a Linear qkv or separate query, "
             f"key and value layers; name the nn.Linear layers to adapt by pattern{_hint(model)}"
+        )
+    if left:
+        logger.warning(
+            "targets=%r: %d attention blocks of %s stay unadapted, since no layout is known for them, the first being "
+            "%r; their nn.Linear layers can be named by pattern beside %r",
+            pattern,
+            len(left),
+            type(model).__name__,
+            left[0],
+            pattern,
         )
     return found
 
@@ -113,7 +182,8 @@ def _named(layers: dict[str, nn.Linear], pattern: str) -> dict[str, list[tuple[i
         raise ValueError(f"targets={pattern!r}: matches no nn.Linear of the model; {hint}")
     if not colon:
         return {name: [(0, layers[name].out_features)] for name in matches}
-    return {name: _thirds(name, layers[name], _letters(pattern, suffix)) for name in matches}
+    letters = _letters(pattern, suffix)
+    return {name: block_rows(name, layers[name].out_features, "qkv", letters) for name in matches}
 
 
 def _letters(pattern: str, letters: str) -> str:
@@ -122,13 +192,6 @@ def _letters(pattern: str, letters: str) -> str:
             f"targets={pattern!r}: expected letters out of 'q', 'k' and 'v', each once, as in 'attention.qv'"
         )
     return letters
-
-
-def _thirds(name: str, layer: nn.Linear, letters: str) -> list[tuple[int, int]]:
-    d, rest = divmod(layer.out_features, 3)
-    if rest:
-        raise ValueError(f"layer {name!r} has {layer.out_features} output rows, which are not three equal blocks")
-    return [("qkv".index(c) * d, ("qkv".index(c) + 1) * d) for c in sorted(letters, key="qkv".index)]
 
 
 def _hint(model: nn.Module) -> str:

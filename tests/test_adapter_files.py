@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, read_adapters, save_adapters
-from avalanche_sdlora.persistence.learned import learned_state
+from avalanche_sdlora.learned import learned_state
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 from avalanche_sdlora.ranks import RankSchedule
 from tests.common import MLP, adapted_mlp, learn_something, mlp, snapshot, tiny_vit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -92,7 +93,8 @@ class ClosedFormHead(GrowingModule):
             narrowed = t.dtype == torch.float64 and new.dtype != torch.float64
             return t.to(new.device) if narrowed else new
 
-        return super()._apply(applied, recurse)
+        super()._apply(applied, recurse)
+        return self
 
     @property
     def ready(self) -> bool:
@@ -116,44 +118,76 @@ class ClosedFormHead(GrowingModule):
             raise ValueError("batches: empty; expected the features of an experience's images")
         self.replace("before", torch.cat(features))
 
+    def abandon(self) -> None:
+        """Forgets that an experience has begun: what was learned before it is in force again."""
+        self.replace("before", self.before[:0])
+        self.learning = False
+
     @torch.no_grad()
-    def learn(self, batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> None:
+    def learn(
+        self, batches: Iterable[tuple[Tensor, Tensor]], rows: int, *, repeats: bool = False, anew: bool = False
+    ) -> None:
         """Adds an experience to the statistics, and solves.
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
                 of :meth:`remember`.
             rows: Number of rows of the linear head.
+            repeats: The images are those of the experience learned last, whose features as they are in the statistics
+                were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
+            anew: The images are all that counts: what was gathered before is forgotten, the old features' frame too.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
-                fewer rows than classes.
+                fewer rows than classes. Statistics and solution are then as they were.
         """
-        before = self.before
-        if len(before):
+        frame = copy.deepcopy(self.frame)
+        try:
+            old, new = self._gather(batches, repeats, anew)
+            if not len(new.labels):
+                raise ValueError("batches: without images; expected those of an experience")
+            if int(new.labels.max()) >= rows:
+                raise ValueError(
+                    f"rows={rows}: the linear head must have a row for each class, got {int(new.labels.max())}"
+                )
+        except ValueError:
+            self.frame = frame
+            raise
+        if anew:
+            self.statistics.clear()
+        self.statistics.add(old, -1)
+        self.statistics.add(new)
+        self.replace("before", self.before[:0])
+        self._solve(rows)
+        self.learning = False
+
+    def _gather(
+        self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
+    ) -> tuple[FeatureStatistics, FeatureStatistics]:
+        """What :meth:`learn` takes out of the statistics and what it adds; the frame follows the features."""
+        old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
+        if len(self.before) and not anew:
             # All features are needed twice: the frame must be known before the first is added to the statistics.
             batches = [(x.float(), y) for x, y in batches]
             seen = sum(len(x) for x, _ in batches)
-            if len(before) != seen:
-                raise ValueError(f"batches: {seen} images, but {len(before)} were remembered before the experience")
+            if len(self.before) != seen:
+                raise ValueError(
+                    f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
+                )
+            pairs = list(zip(self.before.split([len(x) for x, _ in batches]), batches))
+            if repeats:
+                for x, (_, y) in pairs:
+                    old.update(self._project(x), y)
             if self.frame is not None and seen > 1:
-                moments = DriftMoments(before.shape[1]).to(before.device)
-                for (x, _), old in zip(batches, before.split([len(x) for x, _ in batches])):
-                    moments.update(old, x)
+                moments = DriftMoments(self.before.shape[1]).to(self.before.device)
+                for x, (z, _) in pairs:
+                    moments.update(x, z)
                 self.frame.follow(moments.fit())
-        new = FeatureStatistics(self.size).to(self.weight.device)
+        if anew and self.frame is not None:
+            self.frame.reset()
         for x, y in batches:
             new.update(self._project(x), y)
-        if not len(new.labels):
-            raise ValueError("batches: without images; expected those of an experience")
-        if int(new.labels.max()) >= rows:
-            raise ValueError(
-                f"rows={rows}: the linear head must have a row for each class, got {int(new.labels.max())}"
-            )
-        self.statistics.add(new)
-        self.replace("before", before[:0])
-        self._solve(rows)
-        self.learning = False
+        return old, new
 
     def _solve(self, rows: int) -> None:
         weight, bias, *_ = _FITS[self.kind](self.statistics)

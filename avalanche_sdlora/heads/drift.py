@@ -104,6 +104,12 @@ class Frame(nn.Module):
         self.register_buffer("bias", torch.zeros(features, dtype=torch.float64))  # c
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Makes the coordinates those of the present model."""
+        nn.init.eye_(self.weight)
+        self.bias.zero_()
+
+    @torch.no_grad()
     def follow(self, drift: DriftMap) -> None:
         """Lets features that have moved by ``drift`` have the coordinates that they had.
 

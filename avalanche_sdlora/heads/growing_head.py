@@ -93,6 +93,17 @@ class GrowingHead(GrowingModule):
         """The class labels seen so far, in ascending order."""
         return (self.row_of >= 0).any(0).nonzero().flatten().tolist()
 
+    def classes_by_task(self) -> dict[int, set[int]]:
+        """The class labels seen so far by task label."""
+        pairs = zip(self.task_labels.tolist(), self.row_of.cpu())
+        return {task: set((rows >= 0).nonzero().flatten().tolist()) for task, rows in pairs}
+
+    def rows(self, classes: Mapping[int, Iterable[int]]) -> Tensor:
+        """The rows of classes that have been seen, in ascending order, from class labels by task label."""
+        tasks = self.task_labels.tolist()
+        found = [self.row_of[tasks.index(task), sorted(labels)] for task, labels in classes.items()]
+        return torch.cat(found).unique()
+
     def reserve(self, width: int) -> None:
         """Makes logits at least ``width`` wide from now on, so that targets not yet seen are valid indices."""
         self._min_width = max(self._min_width, width)

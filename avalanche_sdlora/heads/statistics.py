@@ -60,12 +60,18 @@ class FeatureStatistics(GrowingModule):
         self.second += x.T @ x
 
     @torch.no_grad()
-    def add(self, other: FeatureStatistics) -> None:
-        """Adds the statistics of another part of the stream."""
+    def add(self, other: FeatureStatistics, times: float = 1.0) -> None:
+        """Adds the statistics of another part of the stream, so many times; -1 takes them away again."""
         rows = self._rows(other.labels)
-        self.counts.index_add_(0, rows, other.counts)
-        self.sums.index_add_(0, rows, other.sums)
-        self.second += other.second
+        self.counts.index_add_(0, rows, other.counts, alpha=times)
+        self.sums.index_add_(0, rows, other.sums, alpha=times)
+        self.second += times * other.second
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for name in self.GROWING:
+            self.replace(name, getattr(self, name)[:0])
+        self.second.zero_()
 
     def _rows(self, labels: Tensor) -> Tensor:
         """The row of each label ``(n,)``; a label not seen before gets one."""

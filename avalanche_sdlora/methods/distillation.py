@@ -13,8 +13,8 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_sdlora import stream
+from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.persistence.learned import learned_state, load_learned
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -32,7 +32,7 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Ten
     return F.kl_div(torch.log_softmax(logits / temperature, dim=1), target, reduction="batchmean")
 
 
-class LwFPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
     """Learning without Forgetting (Li and Hoiem, TPAMI 2018) beside :class:`avalanche_sdlora.SDLoRAPlugin`.
 
     The model as it was after the last experience teaches the present one its softened probabilities over the classes

@@ -20,7 +20,7 @@ from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.projection import Projection
 
 
-class LoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
     """Plain LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): directions are added up, no magnitude trains.
 
     With ``SDLoRAConfig(directions="single")`` all tasks train one direction on and on (sequential LoRA); otherwise each

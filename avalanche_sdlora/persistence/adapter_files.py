@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.persistence.learned import fingerprint, learned_state, load_learned
+from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 _KIND, _VERSION = "sdlora-adapters", 1
@@ -25,7 +26,7 @@ class AdaptersInfo:
     Attributes:
         backbone: timm name of the backbone, or the name of its class.
         image_size: Height and width of its input in pixels; None where the backbone does not say.
-        fingerprint: SHA-256 of its frozen weights (:func:`avalanche_sdlora.persistence.learned.fingerprint`).
+        fingerprint: SHA-256 of its frozen weights (:func:`avalanche_sdlora.persistence.fingerprint.fingerprint`).
         config: The method's settings.
         class_names: By class label; None if none were given.
         notes: What else the writer wanted to travel with the file.

@@ -14,15 +14,16 @@ from avalanche.core import SupervisedPlugin
 from avalanche.distributed import DistributedHelper
 from torch import Tensor
 
+from avalanche_sdlora.files import remove_unfinished
 from avalanche_sdlora.persistence.runstate import RunState
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 logger = logging.getLogger("avalanche_sdlora")
 
-_KIND, _VERSION = "sdlora-checkpoint", 1
+_KIND, _VERSION = "sdlora-checkpoint", 2
 
 
-class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
     """Makes the training of a strategy that has an :class:`SDLoRAPlugin` resumable.
 
     A script that is run again continues where its last checkpoint was made::
@@ -41,7 +42,8 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     them together would take more than ``share`` of the time: a kill costs an epoch, or 20 times what one takes.
 
     Args:
-        folder: Gets the file ``checkpoint.safetensors``.
+        folder: Gets the file ``checkpoint.safetensors``. It is the run's own: files that a killed process left
+            unfinished there are removed.
         about: What the run is made with, as JSON can say it. A checkpoint made with anything else is refused.
         share: Largest part of the time to spend on checkpoints.
 
@@ -67,13 +69,13 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         self.before_saving: Callable[[], None] = lambda: None
         self._tensors: dict[str, Tensor] = {}
         self._saved: dict[str, Any] = {}
-        for unfinished in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            unfinished.unlink()  # by a process that was killed while it wrote
+        remove_unfinished(folder)
         if self.path.exists():
             self._tensors, self._saved = read_tensors(self.path, _KIND, _VERSION)
             _compare(self.path, self._saved["about"], self.about)
             self.notes = self._saved["notes"]
         self.found = bool(self._saved)
+        self._inside = False  # whether the next experience is to be continued from its last epoch
         self._experience = 0  # experiences whose loop body is complete
         self._epochs: int | None = None  # the strategy's own number of epochs, while it is told a smaller one
         self._begun, self._spent, self._last = time.monotonic(), 0.0, 0.0
@@ -94,8 +96,9 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         if self._saved:
             self._state.put(self._saved["state"], self._tensors)
             self._experience = self._saved["experience"]
-            if self._saved["inside"]:
-                self._state.plugin.resuming = True
+            self._inside = self._saved["inside"]
+            if self._inside:
+                self._state.plugin.resume_inside()
                 strategy.evaluator.active = False  # what train() does before the first epoch has been logged already
             logger.info("continuing from %s", self.path)
         else:
@@ -117,9 +120,9 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             raise ValueError(
                 "persistent_workers=True: the random state of loader processes cannot be saved; leave it out"
             )
-        if self._state.plugin.resuming:
+        if self._inside:
             self._state.put(self._saved["state"], self._tensors)
-            self._state.plugin.resuming = False
+            self._inside = False
             self._epochs = strategy.train_epochs
             strategy.train_epochs -= strategy.clock.train_exp_epochs
 

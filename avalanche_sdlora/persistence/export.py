@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter import SDLoRALinear
+from avalanche_sdlora.attention import put_layer
+from avalanche_sdlora.features import gives_outputs
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.functional import all_factors, linear_layer
 from avalanche_sdlora.heads.growing_head import MASKED
@@ -37,14 +39,25 @@ def merge(model: SDLoRAModel) -> nn.Module:
         ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
-        ValueError: The same class label means several classes, so the logits depend on task labels.
+        ValueError: The same class label means several classes, so the logits depend on task labels; or the backbone
+            returns objects in place of tensors.
     """
+    if gives_outputs(model.backbone):
+        raise ValueError(
+            f"model: {backbone_name(model.backbone)} returns an object in place of a tensor, which no plain head "
+            "takes; use the model itself, or wrap its backbone in a module that returns features before adapting it"
+        )
     expansion, weight, bias = _classifier(model)
     backbone = copy.deepcopy(model.backbone)
-    adapters = {name: m for name, m in model.backbone.named_modules() if isinstance(m, SDLoRALinear)}
-    for name, adapter in adapters.items():
-        base = adapter.base
-        backbone.set_submodule(name, linear_layer(adapter.merged(base.weight.dtype), base.bias))
+    plain: dict[int, nn.Linear] = {}  # a layer used under several names stays one
+    for name, adapter in list(backbone.named_modules(remove_duplicate=False)):
+        if isinstance(adapter, SDLoRALinear):
+            merged = adapter.merged(adapter.base.weight.dtype)
+            layer = plain.setdefault(id(adapter), linear_layer(merged, adapter.base.bias))
+            put_layer(backbone, name, layer)
+    own = next(p for p in backbone.parameters() if p.is_floating_point())
+    weight, bias = weight.to(own.dtype), bias.to(own.dtype)
+    expansion = None if expansion is None else expansion.to(own.dtype)
     return _with_head(backbone, expansion, weight, bias).requires_grad_(True).eval()
 
 
@@ -72,7 +85,8 @@ def export_peft(model: SDLoRAModel, folder: str | os.PathLike[str]) -> None:
         raise ValueError("model: has no directions yet; expected one that began to learn")
     for name in factors:
         parent = model.backbone.get_submodule(name.rpartition(".")[0])
-        if getattr(parent, "q_bias", None) is not None:  # EVA-02, BEiT and SwinV2 add this bias to the weight's product
+        # EVA-02, BEiT and SwinV2 add this bias to the weight's product; torch's own attention calls no layer at all.
+        if isinstance(parent, nn.MultiheadAttention) or getattr(parent, "q_bias", None) is not None:
             raise ValueError(
                 f"model: {backbone_name(model.backbone)} reads the weight of {name!r} without calling the layer, so "
                 "PEFT's layer would have no effect; use merge(model)"
@@ -146,7 +160,7 @@ def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Ten
         linears = found if isinstance(found, tuple | list) else [found]
         if all(isinstance(m, nn.Linear) and m.weight.shape == weight.shape and m.bias is not None for m in linears):
             for linear in linears:
-                linear.to(weight.device)
+                linear.to(weight.device, weight.dtype)
                 linear.weight.copy_(weight)
                 linear.bias.copy_(bias)
             return backbone

@@ -11,11 +11,12 @@ from avalanche.benchmarks import CLExperience, CLScenario, CLStream
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
 
+from avalanche_sdlora.learned import check_learned, learned_state, load_learned
 from avalanche_sdlora.persistence.eventfiles import event_sizes, rewind_events, writers_of
-from avalanche_sdlora.persistence.learned import check_learned, fingerprint, learned_state, load_learned
+from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.plainstate import Putter, Taker
-from avalanche_sdlora.persistence.randomness import random_state, set_random_state
 from avalanche_sdlora.plugin import SDLoRAPlugin
+from avalanche_sdlora.randomness import random_state, set_random_state
 
 logger = logging.getLogger("avalanche_sdlora")
 
@@ -36,7 +37,7 @@ class RunState:
     def __init__(self, strategy: Any, keeper: Any) -> None:
         self._strategy, self._keeper = strategy, keeper
         self.plugin = sdlora_of(strategy)
-        self.plugin.before_training(strategy)
+        self.plugin.attach(strategy)
         self._known: set[str] | None = None
         self._lost: set[str] = set()
         taker = self._taker()
@@ -64,7 +65,7 @@ class RunState:
             "stop": strategy._stop_training,
             "trains": [name for name, p in strategy.model.named_parameters() if p.requires_grad],
             "optimizer": taker.take(strategy.optimizer.state_dict(), "optimizer"),
-            "good": taker.take(self.plugin.last_good(), "good"),
+            "sdlora": taker.take(self.plugin.state(), "sdlora"),
             "plugins": self._take_plugins(taker),
             "random": taker.take(random_state(), "random"),
             "events": [event_sizes(writer) for writer in writers_of(strategy.evaluator.loggers)],
@@ -91,7 +92,7 @@ class RunState:
             parameter.requires_grad_(name in trains)
         strategy._criterion.load_state_dict(_part(tensors, "criterion."))
         strategy._criterion.to(strategy.device)
-        self.plugin.take_over(strategy, putter.put(None, saved["good"], "good"))
+        self.plugin.take_over(strategy, putter.put(None, saved["sdlora"], "sdlora"))
         strategy.optimizer.load_state_dict(putter.put(None, saved["optimizer"], "optimizer"))
         for live, tree in zip(strategy.plugins, saved["plugins"], strict=True):
             putter.put(live, tree, type(live).__name__)

@@ -51,7 +51,9 @@ class Option:
 
     def _metavar(self) -> str:
         choices, kinds = _parts(self.hint)
-        return "{" + ",".join(map(str, choices)) + "}" if choices else _METAVARS.get(kinds[-1], "VALUE")
+        if choices:
+            return "{" + ",".join([*map(str, choices), *(["true", "false"] if bool in kinds else [])]) + "}"
+        return _METAVARS.get(kinds[-1], "VALUE")
 
     def refusal(self, value: Any) -> str:
         """What a message says of a value that the option does not take."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avalanche_sdlora import FirstSessionPlugin
-from avalanche_sdlora.persistence.learned import learned_state
+from avalanche_sdlora.learned import learned_state
 from experiments.accuracy import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines

@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from avalanche_sdlora.adapter import SDLoRALinear
 from avalanche_sdlora.functional import merged_weight
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
-from avalanche_sdlora.persistence.tensorfile import hash_tensors
 from avalanche_sdlora.projection import Magnitudes, Projection
 
-_BACKBONE = "backbone."
+#: The prefix of the backbone's tensors in a model's state dict.
+BACKBONE = "backbone."
 
 
 def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
     """The part of ``model.state_dict()`` that is not the frozen backbone; what was unfrozen of it is learned, too."""
-    growing = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, GrowingModule))
-    unfrozen = {name for name, p in model.named_parameters() if p.requires_grad}
+    # By all of its names, since a layer may be used under several.
+    growing = tuple(f"{name}." for name, m in _everywhere(model) if isinstance(m, GrowingModule))
+    unfrozen = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     state = model.state_dict()
     return {
         name: t
         for name, t in state.items()
-        if not name.startswith(_BACKBONE) or name.startswith(growing) or name in unfrozen
+        if not name.startswith(BACKBONE) or name.startswith(growing) or name in unfrozen
     }
 
 
-def fingerprint(model: SDLoRAModel) -> str:
-    """SHA-256 of the frozen backbone: names, types, shapes and values of its parameters and buffers.
-
-    The names are those of the backbone before it was adapted.
-    """
-    state, learned = model.state_dict(), learned_state(model)
-    own = {f"{name}.base.": f"{name}." for name, m in model.named_modules() if isinstance(m, SDLoRALinear)}
-    frozen = {}
-    for name in state.keys() - learned.keys():
-        adapted = next((prefix for prefix in own if name.startswith(prefix)), "")
-        frozen[own.get(adapted, "") + name.removeprefix(adapted)] = state[name]
-    return hash_tensors({name.removeprefix(_BACKBONE): t for name, t in frozen.items()}).hexdigest()
+def _everywhere(model: SDLoRAModel) -> Iterator[tuple[str, nn.Module]]:
+    return model.named_modules(remove_duplicate=False)
 
 
 def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
@@ -75,7 +65,7 @@ def check_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if tensor.is_floating_point() != own[name].is_floating_point():
             raise ValueError(f"{name!r} holds {tensor.dtype}; expected {own[name].dtype}")
-    parts = {name: m for name, m in model.named_modules() if isinstance(m, GrowingModule)}
+    parts = {name: m for name, m in _everywhere(model) if isinstance(m, GrowingModule)}
     for name in own:
         if not name.startswith(tuple(f"{part}." for part in parts)) and state[name].shape != own[name].shape:
             raise ValueError(f"{name!r} has shape {tuple(state[name].shape)}; expected {tuple(own[name].shape)}")
@@ -94,7 +84,7 @@ def check_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
             if isinstance(part, Projection):
                 merged_weight(torch.zeros(part.stop, part.A.shape[1]), [part.update(alpha[:, 0])])
             elif isinstance(part, GrowingHead):
-                part(torch.zeros(1, part.in_features), part.task_labels[:1] if part.multi_head else None)
+                part(part.weight.new_zeros(1, part.in_features), part.task_labels[:1] if part.multi_head else None)
             elif isinstance(part, ClosedFormHead):
                 part(torch.zeros(1, part.before.shape[1]))
         except (RuntimeError, IndexError) as error:
