@@ -1,4 +1,4 @@
-"""What a comparison found: means, standard errors, and differences paired by seed."""
+"""The findings of a comparison: means, standard errors, and differences paired by seed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Estimate:
         return cls(float(np.mean(values)), error)
 
     def text(self, digits: int = 1, *, sign: bool = False) -> str:
-        """As in a table."""
+        """The mean, and the error where there is one, as a table shows them."""
         mean = f"{self.mean:{'+' if sign else ''},.{digits}f}"
         return mean if self.error is None else f"{mean} ± {self.error:,.{digits}f}"
 
@@ -45,14 +45,14 @@ class Row:
     """A line of the table.
 
     Attributes:
-        stream: The data set.
-        method: Its name.
-        kind: Trained here, a baseline measured here, or a published number.
-        seeds: Over which.
+        stream: Name of the data set.
+        method: Name of the method.
+        kind: Whether the method was trained here, is a baseline measured here, or has published numbers.
+        seeds: Seeds of the runs.
         values: ``acc``, ``aaa``, ``forgetting``, ``gap``, ``parameters`` and ``seconds``, as far as they are known;
             ``gap`` is the share of the way from sequential to joint LoRA, in percent of Acc.
-        differences: Of ``acc`` and ``aaa`` to the first method of the stream, over the seeds that both have.
-        curves: Accuracy on what has been seen, by seed and task; NaN where it was not measured.
+        differences: Differences of ``acc`` and ``aaa`` to the first method of the stream, over the seeds that both have.
+        curves: Accuracy on all classes seen, by seed and task; NaN where it was not measured.
     """
 
     stream: str
@@ -65,7 +65,7 @@ class Row:
 
 
 def remember_order(folder: str | Path, streams: Sequence[str], methods: Sequence[str]) -> None:
-    """Note in which order streams and methods are shown; what was noted before comes first."""
+    """Note in which order streams and methods are shown; those that were noted before come first."""
     before = _order(Path(folder))
     after = {"streams": streams, "methods": methods}
     order = {key: list(dict.fromkeys([*before[key], *after[key]])) for key in after}
@@ -79,7 +79,7 @@ def _order(folder: Path) -> dict[str, list[str]]:
 
 
 def collect(folder: str | Path) -> dict[str, dict[str, dict[int, Results]]]:
-    """What is finished in a folder: results by stream, method and seed, in the order of the comparison.
+    """The finished results in a folder by stream, method and seed, in the order of the comparison.
 
     Raises:
         ValueError: A file is no JSON, or there is none.
@@ -127,7 +127,7 @@ def summarize(found: Mapping[str, Mapping[str, Mapping[int, Results]]]) -> list[
 
 
 def _bounds(methods: Mapping[str, Mapping[int, Results]]) -> dict[int, tuple[float, float]]:
-    """By seed, Acc of sequential and of joint LoRA: what is lost by learning one task after another."""
+    """Acc of sequential and of joint LoRA by seed; between them lies what learning one task after another loses."""
     acc: dict[str, dict[int, float]] = {"lora": {}, "joint": {}}
     for cells in methods.values():
         for seed, results in cells.items():

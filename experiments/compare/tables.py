@@ -28,7 +28,7 @@ copied from Wu et al., ICLR 2025 (ViT-B/16, all images), and were not measured h
 
 
 def write_comparison(folder: str | Path) -> list[Row]:
-    """Writes ``comparison.md``, ``comparison.csv`` and ``accuracy.png`` from what is finished in ``folder``.
+    """Writes ``comparison.md``, ``comparison.csv`` and ``accuracy.png`` from the finished cells in ``folder``.
 
     Raises:
         ValueError: As :func:`collect`.
@@ -78,7 +78,7 @@ def _difference(estimate: Estimate | None) -> str:
 
 
 def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows of plain values; what is not known is empty."""
+    """Rows of plain values; an unknown value is empty."""
     table = []
     for row in rows:
         flat: dict[str, Any] = {"stream": row.stream, "method": row.method, "kind": row.kind}
@@ -93,7 +93,7 @@ def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _plot(path: Path, rows: Sequence[Row]) -> None:
-    """Accuracy on what has been seen over the number of tasks: a line for the mean, a band for its standard error."""
+    """Draw the accuracy on all classes seen over the number of tasks: a line for the mean, a band for its error."""
     streams = list(dict.fromkeys(row.stream for row in rows))
     figure = Figure(figsize=(9.5, 4.8 * len(streams)), layout="constrained")
     for axes, stream in zip(np.ravel(figure.subplots(len(streams), squeeze=False)), streams):

@@ -50,8 +50,8 @@ def recipes_of(dataset: str, *, folder: Path = FOLDER) -> dict[str, dict[str, An
     """Every recipe of a data set by name, complete; the types of its values are not checked here.
 
     Args:
-        dataset: As on the command line: ``cifar100``, ``folder:PATH``, ...
-        folder: Where the files are.
+        dataset: Name as on the command line: ``cifar100``, ``folder:PATH``, ...
+        folder: Folder with the files.
 
     Raises:
         ValueError: There is no file for the data set, or it is not of the form that this module describes.
@@ -81,12 +81,12 @@ def recipe_of(dataset: str, name: str, *, folder: Path = FOLDER) -> dict[str, An
 
 
 def published(dataset: str, tasks: int, *, folder: Path = FOLDER) -> dict[str, dict[str, float]]:
-    """Published results: method to ``acc`` and ``aaa`` in percent; empty where none are known.
+    """Published results by method, each with ``acc`` and ``aaa`` in percent; empty where none are known.
 
     Args:
-        dataset: As for :func:`recipes_of`.
+        dataset: Name as on the command line.
         tasks: Length of the stream.
-        folder: Where the files are.
+        folder: Folder with the files.
 
     Raises:
         ValueError: As :func:`recipes_of`, or a result is not a pair of numbers.

@@ -80,7 +80,7 @@ def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 20
 
 
 def evaluate(moments: Moments, expansion: int) -> dict[str, Any]:
-    """All heads on the features of one run; see :func:`study`."""
+    """Solve and measure all heads on the features of one run; :func:`study` describes the result."""
     last = len(moments) - 1
     rows = [[_hits(moments, k, moments(t, "predicted", k)) for k in range(t)] for t in range(1, last + 1)]
     results: dict[str, Any] = {"linear head": _summary(moments, rows)}
@@ -90,7 +90,7 @@ def evaluate(moments: Moments, expansion: int) -> dict[str, Any]:
 
 
 def _head(moments: Moments, kind: str, source: str, expansion: int) -> dict[str, Any]:
-    """What :func:`_summary` tells of a head, and the seconds and bytes of learning the last experience."""
+    """The metrics of one head, and the seconds and bytes of learning the last experience."""
     last = len(moments) - 1
     labels = np.unique(np.concatenate([moments(0, "train_labels", k) for k in range(last)]))
     head = ClosedFormHead(moments(0, "train", 0).shape[1], kind, "linear" if source == "linear" else "none", expansion)

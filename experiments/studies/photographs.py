@@ -12,10 +12,10 @@ def write_photographs(root: Path, n_images: int = 5000, *, n_classes: int = 200,
     """Write ``root/CLASS/NUMBER.jpg``: smooth colours, a few shapes and grain; about 500 x 375 pixels and 45 kB each.
 
     Args:
-        root: The folder.
-        n_images: How many, spread evenly over the classes.
-        n_classes: How many folders.
-        seed: Same seed, same files.
+        root: Folder that gets the folders of the classes.
+        n_images: Number of images, spread evenly over the classes.
+        n_classes: Number of classes.
+        seed: Equal seeds give equal files.
 
     Raises:
         ValueError: There would be a class with less than two images.
