@@ -51,7 +51,7 @@ class Row:
         seeds: Seeds of the runs.
         values: ``acc``, ``aaa``, ``forgetting``, ``gap``, ``parameters`` and ``seconds``, as far as they are known;
             ``gap`` is the share of the way from sequential to joint LoRA, in percent of Acc.
-        differences: Differences of ``acc`` and ``aaa`` to the first method of the stream, over the seeds that both have.
+        differences: Differences of ``acc`` and ``aaa`` to the stream's first method, over the seeds that both have.
         curves: Accuracy on all classes seen, by seed and task; NaN where it was not measured.
     """
 

@@ -105,7 +105,7 @@ class Row:
             self.model(self.x)
 
     def time(self) -> None:
-        """Time one step and one forward pass; the latter is warmed up, since evaluation merges once and not per batch."""
+        """Time one step and one forward pass; the latter is warmed up, since evaluation merges once, not per batch."""
         self.model.train()
         self.steps.append(_seconds(self.step, self.x.device))
         self.model.eval()
