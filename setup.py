@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 # What ``benchmarks/`` and ``experiments/`` need beyond the library itself.
 EXPERIMENTS = [
+    "docstring-parser",
     "jsonargparse[signatures]>=4.40",
     "matplotlib",
     "rich",
