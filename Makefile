@@ -1,5 +1,5 @@
 # make run    install into $(VENV) and train on the embedded default
-# make test   lint, types and tests
+# make test   lint, types, the directions of imports, and tests
 # VENV=path   use another virtual environment, for instance one that exists
 
 VENV ?= .venv
@@ -20,6 +20,7 @@ lint: install
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 install: $(STAMP)
 

@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 # What ``benchmarks/`` and ``experiments/`` need beyond the library itself.
 EXPERIMENTS = [
+    "docstring-parser",
     "jsonargparse[signatures]>=4.40",
     "matplotlib",
     "rich",
@@ -35,6 +36,16 @@ setup(
         "experiments": EXPERIMENTS,
         "speed": [*EXPERIMENTS, "peft"],  # only to compare with
         # peft and the onnx packages: what exported models are loaded back with.
-        "test": [*EXPERIMENTS, "hypothesis", "mypy", "onnxruntime", "onnxscript", "peft", "pytest", "ruff"],
+        "test": [
+            *EXPERIMENTS,
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "onnxruntime",
+            "onnxscript",
+            "peft",
+            "pytest",
+            "ruff",
+        ],
     },
 )

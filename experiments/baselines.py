@@ -1,4 +1,4 @@
-"""What needs no training: the yardsticks that every trained method must clear."""
+"""Training-free classifiers on frozen features: the yardsticks that every trained method must clear."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-from avalanche_sdlora.metrics import AccuracyMatrix
 from avalanche_sdlora.training.features import feature_batches
+from experiments.accuracy import AccuracyMatrix
 
-#: By name, what makes a linear classifier from statistics: its weight ``(classes, d)`` and bias ``(classes,)`` first.
+#: Functions that make a linear classifier from statistics; they return its weight ``(classes, d)`` and bias
+#: ``(classes,)`` first.
 CLASSIFIERS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
     "nearest_class_mean": fit_ncm,
     "ridge": fit_ridge,
@@ -31,21 +32,21 @@ def frozen_baselines(
     device: torch.device,
     num_workers: int = 0,
 ) -> dict[str, AccuracyMatrix]:
-    """Classifiers in closed form on frozen features of unit length, learned along the stream.
+    """Solve classifiers in closed form on frozen features of unit length, along the stream.
 
-    They are made from sums over the samples seen so far, so that they are what all of these at once would give.
-    Global random generators are left as they are.
+    A classifier is made from sums over the samples seen so far, so that it equals the classifier of all these samples
+    at once. Global random generators stay as they are.
 
     Args:
-        features: Images ``(n, 3, size, size)`` to features ``(n, d)``; the same function for the whole stream.
+        features: Maps images ``(n, 3, size, size)`` to features ``(n, d)``; the function must not change meanwhile.
         train_stream: Experiences to learn from; their evaluation transforms are used.
-        test_stream: Experiences to test on, with the same classes in the same order.
-        batch_size: Images at once.
-        device: Where to compute.
-        num_workers: Loader processes.
+        test_stream: Experiences to test on; each has the classes of the training experience at its place.
+        batch_size: Images in a batch.
+        device: Device that computes.
+        num_workers: Number of processes that load images.
 
     Returns:
-        For each of :data:`CLASSIFIERS` the accuracies along the stream; classes not seen yet do not compete.
+        The accuracies along the stream by the names of :data:`CLASSIFIERS`; classes not seen yet do not compete.
     """
 
     def extract(experience: Any) -> tuple[Tensor, Tensor]:

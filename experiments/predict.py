@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
@@ -18,17 +17,31 @@ from avalanche_sdlora import AdaptersInfo, SDLoRAModel, load_adapters, read_adap
 from avalanche_sdlora.backbones import create_backbone
 from benchmarks import BENCHMARKS, InputSpec, eval_transform
 from benchmarks.decode import decode_rgb
-from experiments.arguments import Arguments, local_weights
+from experiments.arguments import Arguments
+from experiments.options.commandline import CommandLine, Option
+from experiments.resolve import local_weights
+
+COMMAND = CommandLine(
+    "python -m experiments.predict",
+    "Classify images with an adapters file.",
+    [
+        Option("image", str, "Image files.", positional=True, nargs="+"),
+        Option("adapters", str, "The adapters file that a run left behind."),
+        Option("weights", str, "A local file with the backbone's weights."),
+        Option("top", int, "Number of classes to name; 3 by default."),
+        Option("device", str, "cpu, cuda, ..., or auto."),
+    ],
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What an image shows.
+    """The most probable classes of one image.
 
     Attributes:
         image: The file.
-        classes: The names of the most probable classes, the best first.
-        probabilities: Theirs, out of all classes seen, as :func:`probabilities` has them.
+        classes: The names of the classes, the most probable first.
+        probabilities: The probabilities of these classes among all classes seen, as :func:`probabilities` has them.
     """
 
     image: str
@@ -37,7 +50,7 @@ class Prediction:
 
 
 def serving_notes(arguments: Arguments, inputs: InputSpec) -> dict[str, Any]:
-    """What must travel with an adapters file so that images are prepared as they were for the test images of a run."""
+    """Notes for an adapters file that let :func:`predict` prepare images as a run prepared its test images."""
     return {
         "image_size": arguments.image_size,
         "inputs": dataclasses.asdict(inputs),
@@ -49,11 +62,11 @@ def serving_notes(arguments: Arguments, inputs: InputSpec) -> dict[str, Any]:
 def predict(
     images: list[str], adapters: str, *, weights: str | None = None, top: int = 3, device: str = "auto"
 ) -> list[Prediction]:
-    """Classifies images with what an adapters file has learned.
+    """Classify images with the classes that an adapters file has learned.
 
     Args:
-        images: Files.
-        adapters: A file that a run left behind, or of ``save_adapters``.
+        images: Image files.
+        adapters: A file that a run left behind, or that ``save_adapters`` wrote.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that
             the environment variable SDLORA_DATA names, else timm's own.
         top: Number of classes to name.
@@ -63,14 +76,14 @@ def predict(
         ValueError: There are no images, one cannot be read, the adapters file is damaged or belongs to other weights,
             or its classes depend on task labels.
         FileNotFoundError: There is no such file.
-        RuntimeError: The weights cannot be had.
+        RuntimeError: The weights are missing and cannot be downloaded.
     """
     if not images:
         raise ValueError("images: none given; expected at least one file")
     if top < 1:
         raise ValueError(f"top={top}: expected at least 1")
     info = read_adapters(adapters)
-    # Looked at before the backbone is built, which may take long.
+    # Images are read before the backbone is built, which may take long.
     pictures = [Image.fromarray(decode_rgb(path)) for path in images]
     model, inputs = _model(info, adapters, weights)
     if model.head.multi_head:
@@ -92,11 +105,11 @@ def predict(
 
 
 def probabilities(scores: Tensor, head: str) -> Tensor:
-    """What a head's scores ``(classes,)`` say of the probability of each class.
+    """Turn a head's scores ``(classes,)`` into probabilities of the classes.
 
-    The softmax of a linear head's, and of ``lda``'s, which is its posterior. Ridge regression on the indicators of the
-    classes estimates their probabilities itself; below 0 they are cut. For ``ncm``, whose scores are differences of
-    cosines, the softmax has the right order and no other meaning.
+    For a linear head, and for ``lda``, they are the softmax of the scores, which is the posterior of ``lda``. Ridge
+    regression on the indicators of the classes estimates the probabilities itself; estimates below 0 are cut to 0. For
+    ``ncm``, whose scores are differences of cosines, the softmax has the right order and no other meaning.
     """
     if head not in ("ridge", "random_ridge"):
         return scores.softmax(0)
@@ -121,15 +134,11 @@ def _name(info: AdaptersInfo, label: int) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = ArgumentParser(description="Classify images with an adapters file.")
-    parser.add_argument("images", nargs="+", help="Image files.", metavar="IMAGE")
-    parser.add_argument("--adapters", required=True, help="The file that a run left behind.", metavar="FILE")
-    parser.add_argument("--weights", type=str | None, help="A local file with the backbone's weights.")
-    parser.add_argument("--top", type=int, default=3, help="Number of classes to name.")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto.")
-    given = parser.parse_args()
     try:
-        found = predict(given.images, given.adapters, weights=given.weights, top=given.top, device=given.device)
+        given = COMMAND.parse()
+        if "adapters" not in given:
+            raise ValueError("adapters: none given; expected --adapters FILE")
+        found = predict(given.pop("image"), **given)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     table = Table()

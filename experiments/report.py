@@ -1,4 +1,4 @@
-"""What a run leaves behind: tables on the terminal, JSON, and the picture of the accuracy matrix."""
+"""The report of a run: tables on the terminal, JSON, and the picture of the accuracy matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.metrics import AccuracyMatrix
+from experiments.accuracy import AccuracyMatrix
 
 _COLUMNS = {
     "acc": "Acc",
@@ -38,15 +38,15 @@ def print_report(
     parameters: Mapping[str, int] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the accuracy matrix of a method, and its summary beside the baselines'.
+    """Print the accuracy matrix of a method, and its summary beside those of baselines.
 
     Args:
-        name: The method.
-        matrix: Its accuracies.
-        baselines: Name to accuracies, or to whatever is known of ``AccuracyMatrix.summary()``; a number that
-            is not there shows as a dash.
-        parameters: Numbers of parameters by what they are, as ``SDLoRAModel.parameter_report()`` gives them.
-        console: Where to print; the terminal by default.
+        name: Name of the method.
+        matrix: Accuracies of the method.
+        baselines: Accuracies of the baselines by name, or as many numbers of ``AccuracyMatrix.summary()`` as are
+            known; a missing number shows as a dash.
+        parameters: Numbers of parameters, as ``SDLoRAModel.parameter_report()`` gives them.
+        console: Console to print on; the terminal by default.
     """
     console = console or Console()
     console.print(f"{escape(name)}: accuracy (%) on the experience of a column after training on that of a row")
@@ -88,7 +88,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON cannot say.
-        TypeError: There is something in it that JSON cannot say.
+        TypeError: A value has a type that JSON cannot say.
     """
     with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
         json.dump(data, file, indent=2, allow_nan=False, ensure_ascii=False, default=_plain)
@@ -96,12 +96,12 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def plot_accuracy_matrix(path: str | Path, matrix: AccuracyMatrix, title: str) -> None:
-    """Draw the accuracy matrix as a heat map with its numbers, in one step as :func:`write_json` does.
+    """Draw the accuracy matrix as a heat map with its numbers; a reader finds the old picture or the whole new one.
 
     Args:
         path: The picture; its suffix (``.png``, ``.svg``, ``.pdf``) gives the format.
         matrix: The accuracies; above the diagonal the picture is empty.
-        title: Stands above it.
+        title: Title above the picture.
 
     Raises:
         ValueError: The suffix is no format that matplotlib writes.
@@ -128,7 +128,7 @@ def plot_accuracy_matrix(path: str | Path, matrix: AccuracyMatrix, title: str) -
 
 
 def environment() -> dict[str, Any]:
-    """Versions, kind of machine and number of threads: what somebody needs who wants to repeat a run."""
+    """The versions, the kind of machine and the number of threads that somebody needs to repeat a run."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -16,7 +16,15 @@ import experiments.run
 from avalanche_sdlora import Checkpoint
 from experiments.arguments import Arguments
 
-SETTINGS = {"tasks": 2, "epochs": 2, "batch_size": 128, "rank": 2, "seed": 3, "image_size": 16, "baselines": False}
+SETTINGS = {
+    "tasks": 2,
+    "epochs": 2,
+    "batch_size": 128,
+    "seed": 3,
+    "image_size": 16,
+    "baselines": False,
+    "settings": {"sdlora.rank": 2},
+}
 
 
 def start(output):

@@ -5,7 +5,6 @@ import torch
 
 from benchmarks import class_order, make_benchmark
 from benchmarks.folder import find_images
-from experiments.photographs import write_photographs
 from tests.images import SMALL, fill
 
 
@@ -107,14 +106,3 @@ def test_a_file_in_the_folder_gives_the_class_order(tmp_path):
         assert benchmark.class_names == ("a", "b", "c")
         assert benchmark.class_order == [2, 0, 1]
         assert "class_order.txt" in benchmark.source
-
-
-def test_generated_photographs_are_the_same_for_a_seed_and_of_a_real_size(tmp_path):
-    for name in ("a", "b"):
-        write_photographs(tmp_path / name, 6, n_classes=3)
-    for path in (tmp_path / "a").rglob("*.jpg"):
-        data = path.read_bytes()
-        assert data == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
-        assert 30_000 < len(data) < 70_000
-    with pytest.raises(ValueError, match="too few for 200 classes"):
-        write_photographs(tmp_path, 300)

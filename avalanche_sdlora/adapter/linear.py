@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter.calls import take_part
-from avalanche_sdlora.adapter.functional import Update, adapted_linear, adapted_weight, compute_dtype, merged_weight
+from avalanche_sdlora.adapter.functional import (
+    Update,
+    adapted_linear,
+    adapted_weight,
+    compute_dtype,
+    merged_weight,
+)
 from avalanche_sdlora.adapter.projection import Magnitudes, Projection
 from avalanche_sdlora.growing import learned_dtype
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, merge, save_adapters
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import MASKED
-from tests.common import MLP, learn_something, mlp, points_stream, snapshot, strategy_for, tiny_vit
+from tests.common import MLP, learn_something, mlp, needs_bfloat16, points_stream, snapshot, strategy_for, tiny_vit
 from tests.streams import STREAMS
 
 KINDS = ["ncm", "lda", "ridge", "random_ridge"]
@@ -125,6 +125,7 @@ def test_experiences_may_be_as_small_as_one_image(kind):
     assert torch.equal(head(x[:3]).argmax(1), y[:3])
 
 
+@needs_bfloat16
 def test_statistics_stay_in_float64_whatever_the_model_and_the_caller_compute_in():
     x, y = samples()
     expected = learned("random_ridge", [(x, y)])

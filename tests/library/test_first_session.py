@@ -6,8 +6,6 @@ from avalanche.training import Naive
 from torch.optim import SGD
 
 from avalanche_sdlora import FirstSessionPlugin, SDLoRAModel, SDLoRAPlugin, SDLoRAStrategy
-from experiments.arguments import Arguments
-from experiments.methods import METHODS
 from tests.common import MLP, mlp, points_stream
 
 
@@ -99,18 +97,3 @@ def test_numbers_out_of_range_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         FirstSessionPlugin(**wrong)
-
-
-def test_the_command_line_has_both_and_joint_training_neither():
-    def plugins(**given):
-        arguments = Arguments(
-            "digits", targets="*", rank=2, first_epochs=5, later_learning_rate=0.1, **given
-        ).resolved()
-        method = METHODS[arguments.method]
-        strategy = method.strategy(method.model(mlp(), arguments), arguments, evaluator=None)
-        return [(p.epochs, p.later_rate) for p in strategy.plugins if isinstance(p, FirstSessionPlugin)]
-
-    assert plugins() == plugins(method="olora") == [(5, 0.1)]
-    assert plugins(method="joint") == []
-    with pytest.raises(ValueError, match="first_epochs=0"):
-        Arguments("digits", first_epochs=0).resolved()

@@ -12,6 +12,7 @@ from avalanche_sdlora.adapter.functional import (
     merged_weight,
     product_norm,
 )
+from tests.common import needs_bfloat16
 
 # Few tokens: gradients go through them. Many tokens and a large total rank: gradients go through dW.
 THROUGH_TOKENS, THROUGH_WEIGHT = (3, 2), (64, 30)
@@ -87,6 +88,7 @@ def test_inputs_of_any_leading_shape():
     )
 
 
+@needs_bfloat16
 @pytest.mark.parametrize(("tokens", "frozen"), [THROUGH_TOKENS, THROUGH_WEIGHT])
 def test_bfloat16_gradients_are_those_of_float32_to_its_precision(tokens, frozen):
     x, W0, bias, updates = problem(tokens, frozen, dtype=torch.float32)
@@ -115,6 +117,7 @@ def test_the_frozen_weight_is_untouched():
     assert torch.equal(W0, before)
 
 
+@needs_bfloat16
 def test_bfloat16_keeps_an_update_that_is_smaller_than_its_rounding_of_the_weight():
     torch.manual_seed(0)
     W0, c = torch.rand(256, 64) + 1, torch.ones(1)

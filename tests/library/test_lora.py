@@ -17,6 +17,7 @@ from tests.common import (
     Watch,
     image_stream,
     mlp,
+    needs_bfloat16,
     optimized,
     points_stream,
     snapshot,
@@ -105,6 +106,7 @@ def test_with_inflora_old_inputs_pass_a_new_update_unchanged():
     assert (change @ basis).norm() < 1e-5 * change.norm()
 
 
+@needs_bfloat16
 def test_inflora_on_a_transformer_in_bfloat16():
     strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), plugins=[InfLoRAPlugin()], autocast=torch.bfloat16)
     strategy.train(image_stream().train_stream)

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.adapter.linear import projections_of
-from tests.common import MLP, Watch, image_stream, mlp, optimized, points_stream, strategy_for, tiny_vit
+from tests.common import MLP, Watch, image_stream, mlp, needs_bfloat16, optimized, points_stream, strategy_for, tiny_vit
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_gradient_clipping_through_a_plugin():
     assert max(norms) <= 0.0101
 
 
+@needs_bfloat16
 def test_autocast_is_one_argument():
     benchmark = image_stream()
     logits = {}

@@ -11,7 +11,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows
-from tests.common import learn_something, tiny_vit
+from tests.common import learn_something, needs_bfloat16, tiny_vit
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2, 3, 2, 3])
@@ -44,6 +44,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert_same([p.grad for p in parameters], expected)
 
 
+@needs_bfloat16
 def test_an_autocast_of_the_caller_stays_in_force():
     model = model_at()
     exact = model.features(IMAGES)

@@ -16,6 +16,7 @@ from tests.common import (
     bank,
     learn_something,
     mlp,
+    needs_bfloat16,
     optimized,
     points_stream,
     repeat_direction,
@@ -88,6 +89,7 @@ def test_the_optimizer_holds_what_trains_at_every_step_and_at_the_end(settings, 
     assert all(torch.isfinite(p).all() for p in trainable(strategy))
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("preset", [SDLoRAConfig, SDLoRAConfig.paper, SDLoRAConfig.reference])
 @pytest.mark.parametrize("settings", [{"energy": 0.9}, {"rank_budget": 3}, {"kd_tolerance": 1.0}])
 def test_reduction_works_in_bfloat16_and_with_every_preset(preset, settings):

@@ -1,0 +1,106 @@
+"""Methods by seeds by streams: ``python -m experiments.compare digits --grid variants --seeds 0 1 2 --output FOLDER``.
+
+A grid is a TOML file in ``experiments/grids`` (or any other, by its path): one table for each method, with the options
+of a run that make it. A cell is one run of one method on one stream with one seed, in a process of its own; a seed
+gives the class order too. A cell leaves its files in ``FOLDER/STREAM/METHOD/seedN``. A finished cell is not run again,
+so that an interrupted command continues when it is given again; ``--report-only FOLDER`` makes the tables anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from experiments.compare.grid import Cell, plan, read_grid
+from experiments.compare.summary import remember_order
+from experiments.compare.tables import write_comparison
+from experiments.near import hint
+from experiments.options.commandline import Option
+from experiments.options.run_options import run_command
+
+#: Options of a run that a comparison sets itself.
+OWN = ("dataset", "seed", "output", "baselines")
+
+TITLE = "The comparison"
+OPTIONS = [
+    Option("streams", str, "Data sets, as for experiments.run.", TITLE, positional=True, nargs="*"),
+    Option("grid", str, "A file in experiments/grids by its name, or a .toml file; recipes by default.", TITLE),
+    Option("only", str, "These methods of the grid; the others are compared with the first.", TITLE, nargs="+"),
+    Option("seeds", int, "Each gives one run of every method, with a class order of its own.", TITLE, nargs="+"),
+    Option("output", str, "The folder of the whole comparison.", TITLE),
+    Option("jobs", int, "Runs at once, each with its share of the cores; 1 by default.", TITLE),
+    Option("report-only", str, "Make the tables of this folder anew, and run nothing.", TITLE),
+]
+COMMAND = run_command(
+    "python -m experiments.compare",
+    "Compare methods over seeds on streams; options of a run hold for all runs.",
+    OPTIONS,
+    without=OWN,
+)
+
+
+def compare(cells: Sequence[Cell], output: str | Path, jobs: int = 1) -> list[str]:
+    """Run the cells that are missing.
+
+    Args:
+        cells: From :func:`plan`.
+        output: The folder of the whole comparison.
+        jobs: Processes at once, each with its share of the cores.
+
+    Returns:
+        One line for each cell that failed; a failure does not stop the other cells.
+
+    Raises:
+        ValueError: A cell's folder holds results of other arguments; nothing has been run.
+    """
+    missing = [cell for cell in cells if cell.finished() is None]
+    remember_order(output, [cell.stream for cell in cells], [cell.method for cell in cells])
+    print(f"{len(cells) - len(missing)} cells are finished, {len(missing)} to run")
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else 1)
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(cell.run, threads): cell for cell in missing}
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                cell, error = running[future], future.exception()
+                if error is not None:
+                    failures.append(f"{cell}: {error}")
+                results = None if error else cell.finished()
+                told = (
+                    f"Acc {results['acc']:.2f}, {results['seconds']['total']:.0f} s" if results else f"FAILED: {error}"
+                )
+                print(f"[{done}/{len(missing)}] {cell}: {told}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def main() -> None:
+    """The command line."""
+    failures: list[str] = []
+    try:
+        given = COMMAND.parse()
+        own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
+        output, jobs = own.get("report-only", own.get("output")), own["jobs"]
+        if "report-only" not in own:
+            if "streams" not in own or not output or jobs < 1:
+                raise ValueError("expected streams, --output FOLDER, and --jobs of at least 1 (see --help)")
+            methods = read_grid(own.get("grid", "recipes"))
+            unknown = [name for name in own.get("only", []) if name not in methods]
+            if unknown:
+                raise ValueError(f"only={unknown}: the grid has {', '.join(methods)}{hint(unknown[0], methods)}")
+            chosen = {name: methods[name] for name in own.get("only", methods)}
+            failures = compare(plan(own["streams"], chosen, own.get("seeds", [0]), output, given), output, jobs)
+        write_comparison(str(output))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    if failures:
+        sys.exit("\n".join([f"error: {len(failures)} cells failed; the same command runs them again", *failures]))
+
+
+if __name__ == "__main__":
+    main()

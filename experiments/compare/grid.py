@@ -1,0 +1,193 @@
+"""The cells of a comparison: which runs it takes, and one of them in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from avalanche_sdlora import SDLoRAConfig
+from experiments.arguments import CIRCUMSTANCES, Arguments
+from experiments.near import hint
+from experiments.options.run_options import check_settings, renamed
+from experiments.recipes import flattened, read_toml
+from experiments.resolve import Resolved, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+GRIDS = ROOT / "experiments" / "grids"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        stream: Name of the data set.
+        method: Name of the method in the grid.
+        resolved: The run with nothing left open.
+    """
+
+    stream: str
+    method: str
+    resolved: Resolved
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of the run."""
+        return self.resolved.arguments
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the files of the run."""
+        return Path(str(self.arguments.output))
+
+    def __str__(self) -> str:
+        return f"{self.stream}, {self.method}, seed {self.arguments.seed}"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The results of the run, None where it has not been made.
+
+        Raises:
+            ValueError: The folder holds the results of a run with other arguments.
+        """
+        path = self.folder / "results.json"
+        if not path.exists():
+            return None
+        results = json.loads(path.read_text(encoding="utf-8"))
+        there, asked = material(results["arguments"], results["config"]), self.material()
+        differences = [
+            f"{name} {there.get(name)!r} there, {asked.get(name)!r} asked"
+            for name in sorted(there.keys() | asked.keys())
+            if there.get(name) != asked.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"{path} is of another run ({'; '.join(differences)}): name another --output, or remove {self.folder}"
+            )
+        return results
+
+    def material(self) -> dict[str, Any]:
+        """All that makes this run another one than others, see :func:`material`."""
+        return material(self.arguments.flat(), json.loads(json.dumps(self.resolved.described())))
+
+    def command(self) -> list[str]:
+        """The command line of the run."""
+        options = self.arguments.flat()
+        command = [sys.executable, "-m", "experiments.run", options.pop("dataset")]
+        for name, value in options.items():
+            if value is not None:
+                command += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        return command
+
+    def run(self, threads: int) -> None:
+        """Make the run in a process of its own, which prints to ``log.txt``.
+
+        Args:
+            threads: Number of threads, unless the environment variable OMP_NUM_THREADS says otherwise.
+
+        Raises:
+            RuntimeError: It failed; with the last line that it printed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        # Threads that wait by spinning take the cores from the other cells.
+        defaults = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        # Without a buffer the error is the last line of the log.
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+        log = self.folder / "log.txt"
+        with open(log, "wb") as file:
+            done = subprocess.run(
+                self.command(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**defaults, **os.environ, **own},
+            )
+        if done.returncode:
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {done.returncode}")
+            raise RuntimeError(f"{last} (all of it is in {log})")
+
+
+def material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes one run another one than others, by name.
+
+    Settings of the method count as ``config`` has them, wherever they came from; one that was unknown when the run was
+    made has its default.
+
+    Args:
+        arguments: The ``arguments`` of a results file, of version 0.1 too, which had other names.
+        config: The ``config`` of that file.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Arguments) if field.name != "settings"}
+    own = {name: arguments.get(name, default) for name, default in defaults.items() if name not in CIRCUMSTANCES}
+    own["weights"] = own["weights"] and Path(own["weights"]).name
+    return own | {renamed(name): value for name, value in {**SDLoRAConfig().to_dict(), **config}.items()}
+
+
+def read_grid(grid: str) -> dict[str, dict[str, Any]]:
+    """The methods of a grid by name, each with the settings that make it.
+
+    Args:
+        grid: The name of a file in ``experiments/grids``, or the path of another, which ends in ``.toml``.
+
+    Raises:
+        ValueError: There is no such grid, or something in it is no setting of a run.
+    """
+    if grid == "presets":
+        raise ValueError("grid='presets': this grid is now called recipes, since each of its rows is a recipe")
+    path = Path(grid) if grid.endswith(".toml") else GRIDS / f"{grid}.toml"
+    if not path.is_file() and path.parent == GRIDS:
+        names = sorted(file.stem for file in GRIDS.glob("*.toml"))
+        raise ValueError(f"grid={grid!r}: there are {', '.join(names)}, or name a .toml file{hint(grid, names)}")
+    methods = {}
+    for name, settings in read_toml(path).items():
+        if not isinstance(settings, dict) or not re.fullmatch(r"[\w.+=-]+", name):
+            raise ValueError(f"{path}: {name!r}: expected tables, named with letters, digits and . + = - _")
+        methods[name] = flattened(settings)
+        check_settings(methods[name], f"{path} [{name}]", allowed=("recipe", "method"))
+    return methods
+
+
+def plan(
+    streams: Sequence[str],
+    methods: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    output: str | Path,
+    overrides: Mapping[str, Any],
+) -> list[Cell]:
+    """All cells, those of the first seed first, each checked as far as that is possible without its data.
+
+    Args:
+        streams: Names of data sets.
+        methods: Settings of each method, as :func:`read_grid` gives them.
+        seeds: Each gives one run of a method on a stream.
+        output: The folder of the whole comparison.
+        overrides: Arguments of all cells, by the names that they have on the command line.
+
+    Raises:
+        ValueError: A cell's arguments cannot be used, or contradict each other; the message names the cell.
+    """
+    if len(set(seeds)) < len(seeds) or len(set(streams)) < len(streams):
+        raise ValueError(f"streams={list(streams)}, seeds={list(seeds)}: each only once")
+    cells = []
+    for seed in seeds:
+        for stream in streams:
+            for i, (method, settings) in enumerate(methods.items()):
+                both = settings.keys() & overrides.keys()
+                if both:
+                    raise ValueError(f"{method}: the grid and the command line both set {', '.join(sorted(both))}")
+                folder = Path(output, re.sub(r"[^\w.-]+", "_", stream), method, f"seed{seed}")
+                # One measurement of the training-free baselines serves every method.
+                own = {"dataset": stream, "seed": seed, "output": str(folder)}
+                try:
+                    resolved = resolve(Arguments.from_flat({"baselines": i == 0, **overrides, **settings, **own}))
+                except ValueError as error:
+                    raise ValueError(f"{stream}, {method}: {error}") from error
+                cells.append(Cell(stream, method, resolved))
+    return cells

@@ -1,0 +1,117 @@
+"""The files of a comparison: a table as Markdown and CSV, and the accuracy over the tasks as a figure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cycler import cycler
+from matplotlib.colors import TABLEAU_COLORS
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from avalanche_sdlora.files import replacing
+from experiments.compare.summary import COMPARED, MEASURES, Estimate, Row, collect, summarize
+
+COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
+
+HEADER = """\
+Percent; mean ± standard error over seeds, and a seed gives the class order too. *To the first* is the difference to the
+first method of the table, paired by seed; bold where it is farther from zero than its standard error. *Gap* is the
+share of the way from sequential LoRA (method `lora`) to joint LoRA (`joint`), of Acc and by seed. *Parameters* are
+those kept at the end, beyond the frozen backbone; *seconds* are those of training and evaluation. *Published* rows are
+copied from Wu et al., ICLR 2025 (ViT-B/16, all images), and were not measured here.
+"""
+
+
+def write_comparison(folder: str | Path) -> list[Row]:
+    """Writes ``comparison.md``, ``comparison.csv`` and ``accuracy.png`` from the finished cells in ``folder``.
+
+    Raises:
+        ValueError: As :func:`collect`.
+    """
+    rows = summarize(collect(folder))
+    with replacing(Path(folder, "comparison.md")) as path:
+        path.write_text(markdown(rows), encoding="utf-8")
+    with replacing(Path(folder, "comparison.csv")) as path, open(path, "w", encoding="utf-8", newline="") as file:
+        table = _flat(rows)
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    _plot(Path(folder, "accuracy.png"), rows)
+    print(markdown(rows))
+    print(f"comparison.md, comparison.csv and accuracy.png are in {folder}")
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The tables, one for each stream."""
+    lines = [HEADER]
+    for stream in dict.fromkeys(row.stream for row in rows):
+        lines += [f"**{stream}**", ""]
+        lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
+        for row in (row for row in rows if row.stream == stream):
+            cells = [row.method, str(len(row.seeds) or "")]
+            cells += [_text(row.values.get(key)) for key in MEASURES]
+            cells += [_difference(row.differences.get(key)) for key in COMPARED]
+            cells += [_text(row.values.get("gap"), 0)]
+            cells += [_text(row.values.get(key), 0, plain=True) for key in ("parameters", "seconds")]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _text(estimate: Estimate | None, digits: int = 1, *, plain: bool = False) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.mean:,.{digits}f}" if plain else estimate.text(digits)
+
+
+def _difference(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    text = estimate.text(sign=True)
+    return f"**{text}**" if estimate.error is not None and abs(estimate.mean) > estimate.error else text
+
+
+def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of plain values; an unknown value is empty."""
+    table = []
+    for row in rows:
+        flat: dict[str, Any] = {"stream": row.stream, "method": row.method, "kind": row.kind}
+        flat["seeds"] = " ".join(map(str, row.seeds))
+        named = {key: row.values.get(key) for key in (*MEASURES, "gap", "parameters", "seconds")}
+        named |= {f"{key}_to_first": row.differences.get(key) for key in COMPARED}
+        for key, estimate in named.items():
+            flat[key] = "" if estimate is None else estimate.mean
+            flat[f"{key}_se"] = "" if estimate is None or estimate.error is None else estimate.error
+        table.append(flat)
+    return table
+
+
+def _plot(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the accuracy on all classes seen over the number of tasks: a line for the mean, a band for its error."""
+    streams = list(dict.fromkeys(row.stream for row in rows))
+    figure = Figure(figsize=(9.5, 4.8 * len(streams)), layout="constrained")
+    for axes, stream in zip(np.ravel(figure.subplots(len(streams), squeeze=False)), streams):
+        axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=list(TABLEAU_COLORS)))
+        for row in (row for row in rows if row.stream == stream and row.curves):
+            estimates = [Estimate.of(column) for column in zip(*row.curves)]
+            mean = np.array([e.mean for e in estimates if e])
+            error = np.array([e.error or 0.0 for e in estimates if e])
+            tasks = np.arange(1, len(mean) + 1)
+            style = {"color": "black"} if row.kind == "baseline" else {}
+            style |= {"marker": "*"} if np.isfinite(mean).sum() == 1 else {}  # a line of one point cannot be seen
+            (line,) = axes.plot(tasks, mean, label=row.method, **style)
+            axes.fill_between(tasks, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(stream)
+        axes.set_xlabel("tasks learned")
+        axes.set_ylabel("accuracy on all classes seen (%)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -1,0 +1,122 @@
+"""What every method of the command line has, and how a run makes a strategy of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from avalanche.core import BasePlugin
+from avalanche.evaluation import PluginMetric
+from torch import nn
+
+from avalanche_sdlora import FirstSessionPlugin, SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora.training.metrics import parameter_metrics
+from experiments.arguments import Arguments
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adam": torch.optim.Adam,
+}
+
+#: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
+SHARED = frozenset({"rank", "rank_depth", "targets", "magnitude_init", "head", "drift", "expansion"})
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its own arguments.
+
+    Attributes:
+        name: What ``--method`` takes.
+        label: Its name in reports.
+        accepts: Settings of SD-LoRA that it has; None for all of them, presets included.
+        fixed: Settings of SD-LoRA that the method itself decides.
+        joint: Whether it learns all experiences at once.
+        resumable: Whether everything it keeps can be saved with a checkpoint.
+        frozen: Whether it leaves the backbone as it is, so that what it learns makes an adapters file.
+
+    Raises:
+        ValueError: An argument is negative, infinite or NaN.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    accepts: ClassVar[Collection[str] | None] = SHARED
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    joint: ClassVar[bool] = False
+    resumable: ClassVar[bool] = True
+    frozen: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, value in self.own().items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a number of at least 0")
+
+    def own(self) -> dict[str, Any]:
+        """Its own arguments by the names that they have on the command line."""
+        return {f"{self.name}.{name}": value for name, value in dataclasses.asdict(self).items()}
+
+    def described(self, config: SDLoRAConfig) -> dict[str, Any]:
+        """All its settings, as ``results.json`` has them."""
+        return config.to_dict() | self.own()
+
+    def model(self, backbone: nn.Module, config: SDLoRAConfig) -> SDLoRAModel:
+        """The model; what does not fit the backbone is refused.
+
+        Raises:
+            ValueError: A setting does not fit the backbone.
+        """
+        return SDLoRAModel(backbone, config)
+
+    def plugins(self) -> list[BasePlugin[Any]]:
+        """The plugins that make the method what it is, beside SD-LoRA's.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        return []
+
+    def metrics(self) -> list[PluginMetric[Any]]:
+        """Metrics for the loggers, beside accuracy and loss."""
+        return parameter_metrics()
+
+    def rates(self, arguments: Arguments) -> dict[str, float | None]:
+        """Learning rates of parameter groups by their names; the others have the run's."""
+        return {"head": arguments.head_learning_rate}
+
+    def strategy(self, model: nn.Module, arguments: Arguments, **settings: Any) -> SDLoRAStrategy:
+        """The strategy that trains the model.
+
+        Args:
+            model: From :meth:`model`.
+            arguments: Resolved.
+            **settings: Keyword arguments of Avalanche's ``SupervisedTemplate``.
+        """
+        return SDLoRAStrategy(
+            model=model,
+            optimizer=self._optimizer(arguments),
+            autocast=torch.bfloat16 if arguments.bfloat16 else None,
+            plugins=[*self._first_session(arguments), *self.plugins()],
+            **settings,
+        )
+
+    def _optimizer(self, arguments: Arguments) -> Callable[..., torch.optim.Optimizer]:
+        rates = self.rates(arguments)
+
+        def make(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+            groups = [{**group, "lr": rates.get(group["name"]) or arguments.learning_rate} for group in groups]
+            return OPTIMIZERS[arguments.optimizer or "sgd"](groups)
+
+        return make
+
+    def _first_session(self, arguments: Arguments) -> list[BasePlugin[Any]]:
+        """The plugin that trains the first experience in another way, if one is wanted and there is a second."""
+        epochs, rate = arguments.first_epochs, arguments.later_learning_rate
+        if self.joint or (epochs is None and rate is None):
+            return []
+        return [FirstSessionPlugin(epochs, rate)]

@@ -1,0 +1,128 @@
+"""From what somebody asked for to a run with nothing left open."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avalanche_sdlora import RankSchedule, SDLoRAConfig
+from benchmarks import benchmark_name
+from experiments.arguments import Arguments
+from experiments.methods import METHODS, Method
+from experiments.near import hint
+from experiments.options.run_options import check_settings
+from experiments.recipes import recipe_of
+
+PRESETS: dict[str, Callable[..., SDLoRAConfig]] = {
+    "default": SDLoRAConfig,
+    "paper": SDLoRAConfig.paper,
+    "reference": SDLoRAConfig.reference,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A run with nothing left open.
+
+    Attributes:
+        arguments: The arguments, with everything that the recipe or the method says filled in.
+        method: The method with its own arguments.
+        config: What the model is made with.
+    """
+
+    arguments: Arguments
+    method: Method
+    config: SDLoRAConfig
+
+    def described(self) -> dict[str, Any]:
+        """All settings of the method, as ``results.json`` has them."""
+        return self.method.described(self.config)
+
+
+def resolve(given: Arguments) -> Resolved:
+    """Fill in everything that was left open.
+
+    A value comes from the command line; what that leaves open comes from the recipe of the data set; what the recipe
+    leaves open comes from the preset, where it is a setting of SD-LoRA, or from the method, where it is the method's
+    own argument; and what is open then, the data set or the backbone decides. What a recipe says for other methods is
+    left out.
+
+    Raises:
+        ValueError: The data set, the recipe, the method or a setting is unknown, a value cannot be used, or a setting
+            is of no use to the method.
+    """
+    dataset = benchmark_name(given.dataset)
+    kind = dataset.partition(":")[0]
+    if given.method not in METHODS:
+        raise ValueError(f"method={given.method!r}: expected one of {', '.join(METHODS)}{hint(given.method, METHODS)}")
+    method = METHODS[given.method]
+    check_settings(given.settings, "settings")
+    for name, value in given.settings.items():
+        if not _has(method, name):
+            users = ", ".join(key for key, other in METHODS.items() if _has(other, name))
+            raise ValueError(f"{name}={value!r}: not for --method {given.method}, but for {users}")
+    recipe = recipe_of(dataset, given.recipe)
+    check_settings(recipe, f"recipe {given.recipe!r} of {kind}")
+
+    asked = {name: value for name, value in given.flat().items() if value is not None}
+    if asked.get("sdlora.head") == "linear":
+        recipe.pop("sdlora.drift", None)  # which belongs to the recipe's own head
+    last = {
+        "weights": local_weights(given.backbone or recipe["backbone"]),
+        "output": str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")),
+        **method().own(),
+    }
+    found = {**last, **{name: value for name, value in recipe.items() if _has(method, name)}, **asked}
+    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
+    for name in ("epochs", "first_epochs", "batch_size", "learning_rate", "head_learning_rate", "later_learning_rate"):
+        number = getattr(arguments, name)
+        if number is not None and not number > 0:
+            raise ValueError(f"{name}={number}: expected a number above 0")
+
+    made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
+    made.plugins()  # refuses what is out of range
+    return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
+
+
+def _has(method: type[Method], name: str) -> bool:
+    """Whether a setting is of use to a method; what is no setting of a method is of use to all."""
+    group, dot, key = name.partition(".")
+    if not dot or group == method.name:
+        return True
+    return group == "sdlora" and (method.accepts is None or key in method.accepts)
+
+
+def _of_group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    return {name.partition(".")[2]: value for name, value in settings.items() if name.startswith(f"{group}.")}
+
+
+def _config(settings: dict[str, Any], method: Method) -> SDLoRAConfig:
+    """The preset with the settings in its place, and with what the method fixes in theirs."""
+    preset = PRESETS[settings.pop("preset", "default")]
+    depth = settings.pop("rank_depth", None)
+    if "targets" in settings:
+        settings["targets"] = tuple(settings["targets"].split(","))
+    if isinstance(settings.get("rank"), str) or depth is not None:
+        settings["rank"] = RankSchedule.parse(str(settings.get("rank", SDLoRAConfig.rank)), _depth(depth or "1"))
+    return preset(**{**settings, **method.fixed})
+
+
+def _depth(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        raise ValueError(f"sdlora.rank_depth={text!r}: expected factors such as 0.5,1.5") from None
+
+
+def local_weights(backbone: str) -> str | None:
+    """The file of ``backbone``'s weights in the folder that SDLORA_DATA names, None where there is none."""
+    folder = os.environ.get("SDLORA_DATA")
+    files = sorted(Path(folder).glob(f"{backbone}*.safetensors")) if folder else []
+    return str(files[0]) if files else None

@@ -1,0 +1,21 @@
+"""What the tests of experiments share."""
+
+import pytest
+
+from experiments.arguments import Arguments
+from experiments.run import run
+
+QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16}
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """Arguments of a run on digits that takes few seconds."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run on digits: its results and its folder."""
+    output = tmp_path_factory.mktemp("finished") / "digits"
+    return run(Arguments("digits", output=str(output), **QUICK)), output

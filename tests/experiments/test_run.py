@@ -1,0 +1,121 @@
+"""The command line, from a data set's name to the files it leaves."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.arguments import Arguments
+from experiments.run import main, run
+from tests.common import BFLOAT16
+
+
+def test_results_are_complete(finished):
+    results, output = finished
+    assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
+    assert sum(results["test_samples"]) == 364
+    assert results["baselines"]["ridge"]["acc"] > 80
+    assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
+    kept = [told["kept"] for told in results["parameters"]]
+    assert kept == sorted(set(kept))
+    assert [len(told) for told in results["reductions"]] == 5 * [len(results["reductions"][0])]
+    assert results["config"]["rank"] == results["arguments"]["sdlora.rank"] == 10
+    assert results["arguments"]["learning_rate"] == 0.01  # the recipe's
+    assert results["environment"]["versions"]["torch"]
+    assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
+    assert (output / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
+    events = EventAccumulator(str(finished[1] / "tensorboard")).Reload()
+    tags = events.Tags()["scalars"]
+    assert [e.value for e in events.Scalars("Magnitude/train_phase/train_stream/Direction000")] == pytest.approx(
+        [m[0] for m in finished[0]["magnitudes"]]
+    )
+    stems = ("Top1_Acc_Exp/eval_phase", "Top1_Acc_Stream/eval_phase", "Loss_Epoch/train_phase")
+    for stem in (*stems, "Parameters/train_phase/train_stream/kept", "Reduction/train_phase"):
+        assert any(tag.startswith(stem) for tag in tags)
+
+
+def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, quick, tmp_path):
+    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **quick))
+    for figure in ("accuracy_matrix", "magnitudes", "class_order"):
+        assert again[figure] == finished[0][figure]
+    assert again["baselines"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digist"], "Did you mean digits"),
+        (["folder:/no/such/folder"], "There is no folder /no/such/folder; expected ROOT/train/CLASS/IMAGE"),
+        (["digits", "--backbone", "vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
+        (["digits", "--image_size", "31"], "img_size=31"),
+        (["digits", "--tasks", "3"], "choose a divisor of 10"),
+        (["digits", "--sdlora.rank", "0"], "rank=0"),
+        (["digits", "--sdlora.rank", "129"], "rank=129: larger than layer 'blocks.0.attn.qkv' allows"),
+        (["digits", "--sdlora.targets", "blocks.*.atn.qkv"], "near matches: .*attn.qkv"),
+        (["digits", "--epochs", "0"], "epochs=0"),
+        (["digits", "--sdlora.rank", "8,4:10"], "never increase"),
+        (["digits", "--sdlora.rank_depth", "deep"], "rank_depth='deep': expected factors such as 0.5,1.5"),
+        (["digits", "--recipe", "papr"], "recipe='papr': .*default, paper, reference, best; did you mean paper"),
+        (["digits", "--method", "sdlor"], "method='sdlor': expected one of .*did you mean sdlora"),
+        (
+            ["digits", "--sdlora.preset", "paper", "--sdlora.boundary", "continuous"],
+            "reset_magnitudes=True with boundary",
+        ),
+        (["digits", "--rank", "8"], "unknown option --rank: write --sdlora.rank$"),
+        (["digits", "--ewc_lambda", "8"], "unknown option --ewc_lambda: write --ewc.weight$"),
+        (["digits", "--epocs", "8"], r"unknown option --epocs; did you mean epochs.*\?$"),
+        (["digits", "--optimizer", "sdg"], r"optimizer='sdg': expected sgd or adam; did you mean sgd\?$"),
+        (["digits", "--sdlora.head", "rigde"], "sdlora.head='rigde': expected linear, .*did you mean ridge"),
+        (["digits", "--epochs", "many"], "epochs='many': expected a whole number$"),
+        (["digits", "--epochs"], "argument --epochs: expected one argument"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["run", *arguments, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
+        main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_run_are_not_overwritten(finished):
+    with pytest.raises(ValueError, match="holds the results of another run"):
+        run(Arguments("digits", output=str(finished[1])))
+
+
+@pytest.fixture
+def few_photographs(tmp_path):
+    """A folder with 10 training and 5 test photographs of every class of CIFAR-100, of those in SDLORA_DATA."""
+    with np.load(Path(os.environ["SDLORA_DATA"], "cifar100_60x20.npz")) as arrays:
+        few = {"classes": arrays["classes"]}
+        for part, count in (("train", 10), ("test", 5)):
+            x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
+            chosen = np.concatenate([np.flatnonzero(y == label)[:count] for label in range(100)])
+            few |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
+    np.savez(tmp_path / "cifar100_60x20.npz", **few)
+    return tmp_path
+
+
+@pytest.mark.skipif("SDLORA_DATA" not in os.environ, reason="SDLORA_DATA names no folder with real images")
+def test_real_photographs_and_real_weights_from_local_files(few_photographs):
+    results = run(
+        Arguments(
+            "cifar100",
+            data=str(few_photographs),
+            backbone="vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+            image_size=32,
+            bfloat16=BFLOAT16,
+            tasks=2,
+            epochs=1,
+            output=str(few_photographs / "out"),
+        )
+    )
+    assert Path(results["arguments"]["weights"]).name.startswith("vit_tiny_patch16_224")
+    assert results["baselines"]["nearest_class_mean"]["acc"] > 3  # chance is 1
