@@ -1,20 +1,28 @@
 # make run    install into $(VENV) and train on the embedded default
-# make test   lint, types, the directions of imports, and tests
+# make test   lint, types, the directions of imports, and all tests
+# make check  lint, types, the directions of imports, and the quick tests
 # VENV=path   use another virtual environment, for instance one that exists
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-avalanche-sdlora
+# Two processes with a thread each: the tests' tensors are too small to gain from more threads.
+PYTEST := -n 2 --dist loadfile
 SOURCES := avalanche_sdlora benchmarks experiments tests setup.py
 
-.PHONY: run test lint install clean
+.PHONY: run test check lint install clean
 
 run: install
 	$(BIN)/python -m experiments.run digits
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: lint
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow"
+
+test check: export OMP_NUM_THREADS ?= 1
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)
@@ -24,7 +32,7 @@ lint: install
 
 install: $(STAMP)
 
-$(STAMP): setup.py
+$(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $(STAMP)

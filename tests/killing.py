@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def start(output):
         with open(f"{output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             experiments.run.run(Arguments("digits", output=str(output), **SETTINGS))
         status = 0
+    except BaseException:
+        with open(f"{output}.log", "a") as log:
+            traceback.print_exc(file=log)
     finally:
         os._exit(status)
 

@@ -164,6 +164,7 @@ def test_bad_input_is_refused_before_anything_is_run(arguments, message, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(tmp_path, monkeypatch, capsys):
     for i in range(12):
         path = tmp_path / "images" / ("train", "test")[i % 2] / "abc"[i // 4] / f"{i}.png"

@@ -18,6 +18,8 @@ from tests.common import mlp, points_stream, snapshot
 from tests.interrupted import Kill, KilledError
 from tests.killing import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

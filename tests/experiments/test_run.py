@@ -42,6 +42,7 @@ def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
         assert any(tag.startswith(stem) for tag in tags)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, quick, tmp_path):
     again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **quick))
     for figure in ("accuracy_matrix", "magnitudes", "class_order"):

@@ -21,6 +21,8 @@ from tests.library.avalanche_catalogue import REFUSED, WORKS, exported
 from tests.library.avalanche_strategies import beside, masked, template
 from tests.library.avalanche_table import PATH, table
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {
     "every": MLP,
     "single": dataclasses.replace(MLP, directions="single"),

@@ -28,6 +28,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_run_killed_many_times_equals_the_uninterrupted_one(kind, tmp_path):
     settings, folders = KINDS[kind], (tmp_path / "whole", tmp_path / "killed")
     whole = script(folders[0], **settings)

@@ -100,6 +100,7 @@ def test_peft_leaves_out_layers_without_directions(tmp_path):
         torch.testing.assert_close(loaded(X), model.features(X), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_same_logits(tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
