@@ -1,7 +1,7 @@
 """Backbones by timm name, and a micro vision transformer whose weights come with the package.
 
 Importing this module registers ``vit_micro_patch4_32.formula`` with timm: a vision transformer for 32 x 32
-images, pre-trained on generated strokes only (by ``experiments/studies/pretrain.py``) and small enough to be bundled, so
+images, pre-trained by ``experiments/studies/pretrain.py`` on generated strokes only and small enough to be bundled, so
 that every example and test runs with real pre-trained features and without a download.
 """
 
