@@ -1,8 +1,8 @@
 """Backbones by timm name, and a micro vision transformer whose weights come with the package.
 
 Importing this module registers ``vit_micro_patch4_32.formula`` with timm: a vision transformer for 32 x 32
-images, pre-trained on generated strokes only (``experiments/pretrain.py``), small enough to be bundled. It makes
-every example and test run with real pre-trained features, without a download.
+images, pre-trained by ``experiments/studies/pretrain.py`` on generated strokes only and small enough to be bundled, so
+that every example and test runs with real pre-trained features and without a download.
 """
 
 import os
