@@ -75,6 +75,9 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         #: What the reduction of rank did to each projection after the last experience.
         self.reductions: list[Reduction] = []
+        #: What a head in closed form decided after the last experience, as
+        #: :class:`avalanche_sdlora.heads.closed_form.Lesson` names it.
+        self.decision: dict[str, Any] = {}
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         self._all_took_part = False

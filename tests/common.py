@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.adapter.linear import projections_of
 
-MLP = SDLoRAConfig(rank=2, targets="*")
+MLP = SDLoRAConfig(rank=2, targets="*", head="linear")
 
 
 def multiplies_bfloat16():

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
+from avalanche_sdlora.heads.candidates import KINDS, Solved, candidates
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
-from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
-_FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
-    "ncm": fit_ncm,
-    "lda": fit_lda,
-    "ridge": fit_ridge,
-    "random_ridge": fit_ridge,
-}
+#: Statistics by what they are of: the features themselves, or their random expansion.
+_Sums = Mapping[str, FeatureStatistics]
+
+
+class Lesson(NamedTuple):
+    """What :meth:`ClosedFormHead.learn` decided, and on what grounds.
+
+    Attributes:
+        kept: Whether what the experience taught the features is kept; otherwise the head was made for the features
+            before it, and the model must go back to them.
+        classifier: The name of the classifier that predicts from now on.
+        held_out: Number of the experience's images that were held out.
+        right: How many of them the head has right that was made without them, on the features that are taken.
+        right_before: How many on the features before the experience; None where they were not compared.
+        hits: By name, how many of all images held out so far each classifier had right, each experience's at its end.
+        penalty: Of a ridge regression.
+        temperature: What the scores were divided by.
+    """
+
+    kept: bool
+    classifier: str
+    held_out: int
+    right: int
+    right_before: int | None
+    hits: dict[str, int]
+    penalty: float | None
+    temperature: float
+
+
+class _Attempt(NamedTuple):
+    """What an experience's features, as one state of the model gives them, make of a head."""
+
+    frame: Frame | None
+    base: _Sums  # all that counts but the images held out
+    held: _Sums  # those
+    penalties: list[float | None] | None  # of the candidates, where images are held out
+    verdict: Verdict | None
 
 
 class ClosedFormHead(GrowingModule):
@@ -31,59 +62,81 @@ class ClosedFormHead(GrowingModule):
 
     Kinds, with the functions of this package that solve them: ``"ncm"`` (``discriminant.fit_ncm``), ``"lda"``
     (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
-    after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251).
+    after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
+    ``"auto"`` the statistics for all of them are gathered, and after every experience the one predicts that was right
+    most often on the images held out so far. Scores are divided by the temperature under which those images are most
+    likely, so that their softmax is a probability.
 
-    Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion) and ``C``
-    classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the random matrix,
-    ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the ``n`` images of the
-    present experience alone ``4 n d`` from its beginning to its end, at which it is ``8 (n d + 2 d^2 + 2 d + 2)``.
+    Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
+    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the
+    random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the ``n``
+    images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
+    ``8 (2 d^2 + 2 d + 2)``.
 
     Args:
         features: Size ``d`` of a feature.
-        kind: One of the four.
+        kind: One of the four, or "auto".
         drift: ``"linear"``: features that move are followed, as :class:`avalanche_sdlora.heads.drift.Frame` describes.
             ``"none"``: statistics of all experiences are added up as if nothing moved.
-        expansion: ``M``.
+        expansion: ``M``; None: see :func:`avalanche_sdlora.heads.candidates.candidates`.
         seed: Draws the expansion.
 
     Attributes:
         learning: Whether an experience has begun that has not been learned yet; then it is not :attr:`ready`.
+        candidates: What may be chosen.
+        chosen: The index of what predicts.
+        penalty: Of that, if it is a ridge regression, once it is solved.
+        temperature: What its scores have been divided by.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    GROWING: ClassVar = {"weight": (0,), "bias": (0,), "before": (0,)}
+    GROWING: ClassVar = {"weight": (0, 1), "bias": (0,), "before": (0,)}
 
     weight: Tensor
     bias: Tensor
     before: Tensor
 
-    def __init__(self, features: int, kind: str, drift: str = "none", expansion: int = 2000, seed: int = 0) -> None:
+    def __init__(
+        self, features: int, kind: str = "auto", drift: str = "none", expansion: int | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
-        if kind not in _FITS:
-            raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, _FITS))}")
+        if kind not in (*KINDS, "auto"):
+            raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, (*KINDS, 'auto')))}")
         if drift not in ("none", "linear"):
             raise ValueError(f"drift={drift!r}: expected 'none' or 'linear'")
-        if type(expansion) is not int or expansion < 1:
-            raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1")
-        self.kind = kind
+        if expansion is not None and (type(expansion) is not int or expansion < 1):
+            raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1, or None")
         self.learning = False
-        self.expand = RandomExpansion(features, expansion, seed) if kind == "random_ridge" else nn.Identity()
-        self.size = expansion if kind == "random_ridge" else features
-        self.statistics = FeatureStatistics(self.size)  # of each row of the linear head, by its index
-        self.register_buffer("weight", torch.empty(0, self.size, dtype=torch.float64))  # (rows, D)
+        self.penalty: float | None = None
+        self.temperature = 1.0
+        self.candidates = candidates(kind, expansion)
+        self.chosen = 0
+        units = max(c.units for c in self.candidates)
+        self.expand = RandomExpansion(features, units, seed) if units else None
+        sizes = {self._space(i): units if c.units else features for i, c in enumerate(self.candidates)}
+        self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
+        self.evidence = Evidence(len(self.candidates))
+        self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
         self.frame = Frame(features) if drift == "linear" else None
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
 
     def get_extra_state(self) -> Tensor:
-        """``learning``: a plain attribute otherwise, so that reading it never waits for a device."""
-        return torch.tensor(self.learning)
+        """``learning`` and ``chosen``: plain attributes otherwise, so that reading them never waits for a device."""
+        return torch.tensor([int(self.learning), self.chosen])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The opposite of :meth:`get_extra_state`."""
-        self.learning = bool(state)
+        """The opposite of :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: No such candidate.
+        """
+        learning, chosen = map(int, state)
+        if not 0 <= chosen < len(self.candidates):
+            raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
+        self.learning, self.chosen = bool(learning), chosen
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -95,6 +148,19 @@ class ClosedFormHead(GrowingModule):
 
         super()._apply(applied, recurse)
         return self
+
+    def _space(self, candidate: int) -> str:
+        return "expanded" if self.candidates[candidate].units else "features"
+
+    @property
+    def _size(self) -> int:
+        """``D`` of the classifier that predicts."""
+        return self.candidates[self.chosen].units or self.statistics.second.shape[0]
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """What the classifier that predicts is made from; classes are rows of the linear head."""
+        return self.sums[self._space(self.chosen)]  # type: ignore[return-value]
 
     @property
     def ready(self) -> bool:
@@ -125,84 +191,175 @@ class ClosedFormHead(GrowingModule):
 
     @torch.no_grad()
     def learn(
-        self, batches: Iterable[tuple[Tensor, Tensor]], rows: int, *, repeats: bool = False, anew: bool = False
-    ) -> None:
-        """Adds an experience to the statistics, and solves.
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        rows: int,
+        *,
+        held: Tensor | None = None,
+        competing: Tensor | None = None,
+        repeats: bool = False,
+        anew: bool = False,
+        may_go_back: bool = False,
+    ) -> Lesson:
+        """Adds an experience to the statistics, chooses a classifier, and solves it.
+
+        Where images are held out, the candidates are first made without them and judged by them; then those images,
+        too, are added to the statistics.
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
                 of :meth:`remember`.
             rows: Number of rows of the linear head.
+            held: ``(n,)``, which images were held out from training; None: none.
+            competing: The rows that held-out images are classified among; None: all that have samples.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
             anew: The images are all that counts: what was gathered before is forgotten, the old features' frame too.
+            may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
+                are clearly better on the images held out.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
                 fewer rows than classes. Statistics and solution are then as they were.
         """
-        frame = copy.deepcopy(self.frame)
-        try:
-            old, new = self._gather(batches, repeats, anew)
-            if not len(new.labels):
-                raise ValueError("batches: without images; expected those of an experience")
-            if int(new.labels.max()) >= rows:
-                raise ValueError(
-                    f"rows={rows}: the linear head must have a row for each class, got {int(new.labels.max())}"
-                )
-        except ValueError:
-            self.frame = frame
-            raise
+        xs, ys = self._collected(batches, rows)
+        held = torch.zeros(len(ys), dtype=torch.bool) if held is None else held
+        held = held.to(ys.device)
         if anew:
-            self.statistics.clear()
-        self.statistics.add(old, -1)
-        self.statistics.add(new)
+            base = {space: FeatureStatistics(len(sums.second)).to(xs.device) for space, sums in self._sums.items()}
+            frame = None if self.frame is None else Frame(xs.shape[1]).to(xs.device)
+        else:
+            base = {space: sums.copy() for space, sums in self._sums.items()}
+            frame = self.frame
+            if len(self.before) not in (0, len(xs)):
+                raise ValueError(
+                    f"batches: {len(xs)} images, but {len(self.before)} were remembered before the experience"
+                )
+            if repeats and len(self.before):
+                for space, sums in self._gathered(self.before, ys, frame).items():
+                    base[space].add(sums, -1)
+        may_go_back = may_go_back and not anew and len(self.before) > 0
+        attempt = after = before = None
+        if torch.isfinite(xs).all():
+            attempt = after = self._attempt(xs, ys, held, base, self._followed(frame, xs, anew), competing)
+        elif not may_go_back:
+            raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
+        if may_go_back:
+            known = None if after is None else after.penalties
+            before = self._attempt(self.before, ys, held, base, frame, competing, known)
+            if after is None or clearly_worse(self._right(after), self._right(before)):
+                attempt = before
+        assert attempt is not None
+        self._commit(attempt, rows, anew)
+        return Lesson(
+            kept=attempt is after,
+            classifier=self.candidates[self.chosen].name,
+            held_out=int(held.sum()),
+            right=int(self._right(attempt).sum()),
+            right_before=None if before is None else int(self._right(before).sum()),
+            hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
+            penalty=self.penalty,
+            temperature=self.temperature,
+        )
+
+    def _right(self, attempt: _Attempt) -> Tensor:
+        """Where the classifier that an attempt would choose is right on its held-out images, ``(n,)``."""
+        if attempt.verdict is None:
+            return torch.zeros(0, dtype=torch.bool)
+        return attempt.verdict.right[self.evidence.best(attempt.verdict)]
+
+    @property
+    def _sums(self) -> dict[str, FeatureStatistics]:
+        return dict(self.sums.items())  # type: ignore[arg-type]
+
+    def _collected(self, batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
+        """All features, which are needed several times, and the rows of their classes."""
+        pairs = [(x if x.dtype == torch.float64 else x.float(), y) for x, y in batches]
+        if not sum(len(y) for _, y in pairs):
+            raise ValueError("batches: without images; expected those of an experience")
+        xs, ys = (torch.cat(column) for column in zip(*pairs))
+        if int(ys.max()) >= rows:
+            raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(ys.max())}")
+        return xs, ys
+
+    def _followed(self, frame: Frame | None, xs: Tensor, anew: bool) -> Frame | None:
+        """The frame once the features have moved from those remembered to ``xs (n, d)``."""
+        if frame is None or anew or len(self.before) < 2:
+            return frame
+        moments = DriftMoments(xs.shape[1]).to(xs.device)
+        moments.update(self.before, xs)
+        frame = copy.deepcopy(frame)
+        frame.follow(moments.fit())
+        return frame
+
+    def _gathered(self, xs: Tensor, ys: Tensor, frame: Frame | None) -> dict[str, FeatureStatistics]:
+        """The statistics of features ``(n, d)``, in batches, since the expansion of all would be large."""
+        gathered = {space: FeatureStatistics(len(s.second)).to(xs.device) for space, s in self._sums.items()}
+        for x, y in zip(xs.split(1024), ys.split(1024)):
+            for space, statistics in gathered.items():
+                statistics.update(self._project(x, frame, space), y)
+        return gathered
+
+    def _attempt(
+        self,
+        xs: Tensor,
+        ys: Tensor,
+        held: Tensor,
+        base: _Sums,
+        frame: Frame | None,
+        competing: Tensor | None,
+        penalties: Sequence[float | None] | None = None,
+    ) -> _Attempt:
+        """What the features ``xs (n, d)`` make of a head; ``penalties`` of the candidates are chosen if not given."""
+        base = {space: sums.copy() for space, sums in base.items()}
+        for space, sums in self._gathered(xs[~held], ys[~held], frame).items():
+            base[space].add(sums)
+        kept_out = self._gathered(xs[held], ys[held], frame)
+        labels = next(iter(base.values())).labels
+        judged = torch.isin(ys, labels) & held  # a class may have no other images
+        if not judged.any():
+            return _Attempt(frame, base, kept_out, None, None)
+        compete = labels if competing is None else labels[torch.isin(labels, competing)]
+        targets = (ys[judged][:, None] == compete).to(torch.uint8).argmax(1)
+        columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
+        found, scores = [], []
+        for i, candidate in enumerate(self.candidates):
+            space = self._space(i)
+            weight, bias, penalty = candidate.solve(base[space], None if penalties is None else penalties[i])
+            x = self._project(xs[judged], frame, space, candidate.units).to(weight)
+            found.append(penalty)
+            scores.append(F.linear(x, weight[columns], bias[columns]))
+        return _Attempt(frame, base, kept_out, found, judge(scores, targets))
+
+    def _commit(self, attempt: _Attempt, rows: int, anew: bool) -> None:
+        """Makes an attempt the state of this head."""
+        if anew:
+            self.evidence.clear()
+        if attempt.verdict is not None:
+            self.evidence.add(attempt.verdict)
+        self.frame = attempt.frame
+        for space, sums in attempt.base.items():
+            sums.add(attempt.held[space])
+            self.sums[space] = sums
+        self.chosen = self.evidence.best()
+        known = None if attempt.penalties is None else attempt.penalties[self.chosen]
+        weight, bias, self.penalty = self.candidates[self.chosen].solve(self.statistics, known)
+        self.temperature = self.evidence.temperature(self.chosen)
+        index = self.statistics.labels
+        self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
+        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias / self.temperature))
         self.replace("before", self.before[:0])
-        self._solve(rows)
         self.learning = False
 
-    def _gather(
-        self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
-    ) -> tuple[FeatureStatistics, FeatureStatistics]:
-        """What :meth:`learn` takes out of the statistics and what it adds; the frame follows the features."""
-        old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
-        if len(self.before) and not anew:
-            # All features are needed twice: the frame must be known before the first is added to the statistics.
-            batches = [(x.float(), y) for x, y in batches]
-            seen = sum(len(x) for x, _ in batches)
-            if len(self.before) != seen:
-                raise ValueError(
-                    f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
-                )
-            pairs = list(zip(self.before.split([len(x) for x, _ in batches]), batches))
-            if repeats:
-                for x, (_, y) in pairs:
-                    old.update(self._project(x), y)
-            if self.frame is not None and seen > 1:
-                moments = DriftMoments(self.before.shape[1]).to(self.before.device)
-                for x, (z, _) in pairs:
-                    moments.update(x, z)
-                self.frame.follow(moments.fit())
-        if anew and self.frame is not None:
-            self.frame.reset()
-        for x, y in batches:
-            new.update(self._project(x), y)
-        return old, new
-
-    def _solve(self, rows: int) -> None:
-        weight, bias, *_ = _FITS[self.kind](self.statistics)
-        index = self.statistics.labels
-        self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
-        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
-
-    def _project(self, x: Tensor) -> Tensor:
-        """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
+    def _project(self, x: Tensor, frame: Frame | None, space: str, units: int | None = None) -> Tensor:
+        """Features ``(n, d)`` as the statistics of a space see them, ``(n, D)``, or the first ``units`` of them."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.expand(x if self.frame is None else self.frame(x))
+            x = x if frame is None else frame(x)
+            return x if self.expand is None or space == "features" else self.expand(x, units or None)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
-        h = self._project(features)
+        h = self._project(features, self.frame, self._space(self.chosen), self.candidates[self.chosen].units)
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
@@ -214,8 +371,9 @@ class ClosedFormHead(GrowingModule):
             ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first.
         """
         A, c = (None, None) if self.frame is None else (self.frame.weight, self.frame.bias)
-        if isinstance(self.expand, RandomExpansion):
-            return self.expand.plain(A, c), self.weight, self.bias
+        units = self.candidates[self.chosen].units
+        if self.expand is not None and units:
+            return self.expand.plain(A, c, units), self.weight, self.bias
         if A is None or c is None:
             return None, self.weight, self.bias
         return None, self.weight @ A, self.bias + self.weight @ c

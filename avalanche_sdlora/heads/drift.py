@@ -77,7 +77,7 @@ class DriftMoments(nn.Module):
         xx = self.moments[0] - self.n * torch.outer(mean_x, mean_x)
         vx = self.moments[1] - self.n * torch.outer(mean_v, mean_x)
         spread = self.spread - self.n * mean_v.square().sum()
-        D, penalty, _ = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
+        D, penalty = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
         weight = torch.eye(len(D), dtype=D.dtype, device=D.device) + D
         return DriftMap(weight, mean_v - D @ mean_x, penalty)
 

@@ -33,22 +33,23 @@ def feature_batches(
 
 
 def present_features(
-    model: SDLoRAModel, strategy: Any, num_workers: int = 0
+    model: SDLoRAModel, strategy: Any, data: Any, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """:func:`feature_batches` of the present experience's training images, in evaluation mode.
+    """:func:`feature_batches` of ``data``, in evaluation mode.
 
     The mode of ``model`` is as it was once the pass is complete. Task labels are None where they are not used.
 
     Args:
         model: The model.
-        strategy: Whose experience, device and evaluation batch size are used.
+        strategy: Whose device and evaluation batch size are used.
+        data: The present experience's training images, an Avalanche data set.
         num_workers: Loader processes.
     """
     training = model.training
     try:
         batches = feature_batches(
             lambda x: model.eval().features(x),  # for every batch: its taker may use the model in between
-            strategy.adapted_dataset,
+            data,
             batch_size=strategy.eval_mb_size,
             device=strategy.device,
             num_workers=num_workers,

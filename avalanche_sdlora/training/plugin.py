@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
+from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
 from avalanche_sdlora.training.processes import check_single_process
@@ -74,6 +75,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._guard: FiniteLossGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
+        self._data: Any = None  # what the experience brings, of which some images may be held out from training
+        self._held: Tensor | None = None  # (n,), which
         self._trains = False  # inside a call of the strategy's train()
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
@@ -136,11 +139,22 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     # -- the boundary between experiences --------------------------------------------------------------------------
 
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Holds out images to judge by; whatever trains after this sees the others."""
+        self._data, self._held, config = strategy.adapted_dataset, None, strategy.model.config
+        targets = getattr(self._data, "targets", None)
+        if config.head == "linear" or not config.held_out or targets is None:
+            return
+        held = held_out(targets, config.held_out)
+        if held.any():
+            self._held = held
+            strategy.adapted_dataset = self._data.subset((~held).nonzero().flatten().tolist())
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
         if self._resumes:
             return
-        classes = stream.classes_by_task(strategy.experience, strategy.adapted_dataset)
+        classes = stream.classes_by_task(strategy.experience, self._data)
         if not self._checked:
             if self.check_stream:
                 stream.check_classes(strategy.experience)
@@ -161,14 +175,21 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         task, goes_on = self._next_task(model, experience, classes)
         self._task, self._told = task, False
         head = model.closed_form
-        if head is not None and (head.follows or task.repeats):  # before the boundary, which may change the function
-            head.remember(x for x, *_ in present_features(model, strategy, num_workers))
+        if head is not None and (head.follows or task.repeats or self._may_go_back(model)):
+            # Before the boundary, which may change the function.
+            head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
         replaced = model.begin_experience(classes, goes_on)
         reset = self.reset_optimizer_state and not goes_on
         fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
+        if self._point is not None and self._may_go_back(model):
+            self._point.keep_begun(model)
         strategy._criterion.train()
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
+
+    def _may_go_back(self, model: SDLoRAModel) -> bool:
+        """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
+        return self._held is not None and model.closed_form is not None and model.config.boundary == "continuous"
 
     def _next_task(
         self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]
@@ -335,18 +356,35 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        if model.end_experience():
+        changed = model.end_experience()
+        if model.closed_form is not None and not self._learn(strategy, num_workers):
+            self._point.begin_again(model)  # type: ignore[union-attr]
+            changed = model.end_experience() or True
+        if changed:
             fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
-        if model.closed_form is None:
-            return
-        batches = present_features(model, strategy, num_workers)
-        rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
-        model.closed_form.learn(
-            rows,
+
+    def _learn(self, strategy: Any, num_workers: int) -> bool:
+        """Lets the head in closed form learn; returns whether the features stay what the experience made of them."""
+        model, labels_seen = strategy.model, set()
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y, labels in present_features(model, strategy, self._data, num_workers):
+                labels_seen.update([] if labels is None else labels.unique().tolist())
+                yield x, model.head.rows_of(y, labels)
+
+        batches = list(rows())
+        compete = {task: classes for task, classes in model.head.classes_by_task().items() if task in labels_seen}
+        lesson = model.closed_form.learn(
+            batches,
             len(model.head.weight),
+            held=self._held,
+            competing=model.head.rows(compete) if compete else None,
             repeats=self._task is not None and self._task.repeats,
-            anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
+            anew=stream.brings_other_samples(self._data, strategy.experience),
+            may_go_back=self._may_go_back(model),
         )
+        model.decision = lesson._asdict()
+        return lesson.kept
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:
