@@ -12,14 +12,12 @@ from avalanche_sdlora.persistence import (
     save_adapters,
 )
 from avalanche_sdlora.ranks import RankSchedule
-from avalanche_sdlora.training.first_session import FirstSessionPlugin
 from avalanche_sdlora.training.plugin import SDLoRAPlugin
 from avalanche_sdlora.training.strategy import SDLoRAStrategy
 
 __all__ = [
     "AdaptersInfo",
     "Checkpoint",
-    "FirstSessionPlugin",
     "RankSchedule",
     "SDLoRAConfig",
     "SDLoRAModel",

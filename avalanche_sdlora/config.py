@@ -57,13 +57,21 @@ class SDLoRAConfig:
             the head that is trained, as published.
         drift: ``"linear"``: a head in closed form follows the features as they move, by a map estimated on the present
             experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
-        expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube. None: 2000
-            or 500, as the images held out decide.
+        expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
+            None: 2000 or 500, as the images held out decide.
         held_out: The share of each class's training images, above 0 and at most 0.5, that a head in closed form is
             judged by before it learns them, too: they choose its kind and its temperature, and where what an
             experience taught the features is clearly worse than what they were (boundary ``"continuous"``), the
             model goes back to them. The adapters are trained on the others. None: no image is held out, and the first
             kind of head is taken.
+        path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights' norm:
+            the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The optimizer's
+            steps are shortened to keep to it, so that no learning rate diverges. None: its steps as they are, as
+            published.
+        later_path: How far for each task after the first, when there is something learned to disturb.
+        first_epochs: The least number of epochs over the first experience, where the strategy has fewer: until
+            something has been learned, nothing can be forgotten (first-session adaptation: Panos et al., ICCV 2023,
+            arXiv 2303.13199, who stop there). The parts of an online stream are never gone over again.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
         multi_head: Whether a class label under two task labels means two classes, as where class labels restart in
@@ -99,6 +107,9 @@ class SDLoRAConfig:
     drift: Literal["none", "linear"] = "linear"
     expansion: int | None = None
     held_out: float | None = 0.1
+    path: float | None = 0.5
+    later_path: float | None = 0.1
+    first_epochs: int = 6
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
@@ -126,6 +137,12 @@ class SDLoRAConfig:
             raise ValueError(f"expansion={self.expansion!r}: expected an integer of at least 1, or None")
         if self.held_out is not None and not 0 < self.held_out <= 0.5:
             raise ValueError(f"held_out={self.held_out!r}: expected a share above 0 and at most 0.5, or None")
+        for name in ("path", "later_path"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a number above 0, or None")
+        if type(self.first_epochs) is not int or self.first_epochs < 1:
+            raise ValueError(f"first_epochs={self.first_epochs!r}: expected an integer of at least 1")
         self._check_reduction()
 
     def _check_reduction(self) -> None:
@@ -190,7 +207,7 @@ class SDLoRAConfig:
             "magnitude_init": 1.0,
             "reset_magnitudes": True,
             "kd_fold": "coefficients",
-            "head": "linear",
+            **PUBLISHED_TRAINING,
         }
         return cls(**{**settings, **overrides})
 
@@ -199,6 +216,9 @@ class SDLoRAConfig:
         """What the authors' code does: ``||B||_F ||A||_F``, alpha starts and restarts at 0.8, shared."""
         return cls.paper(**{"norm": "factors", "magnitude_init": 0.8, "kd_fold": "contribution", **overrides})
 
+
+#: Settings of everything that trains and predicts as published: a head that is trained, and the optimizer's own steps.
+PUBLISHED_TRAINING: dict[str, Any] = {"head": "linear", "path": None, "later_path": None, "first_epochs": 1}
 
 _CHOICES = {
     "norm": ("product", "factors"),

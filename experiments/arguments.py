@@ -24,9 +24,6 @@ class Training:
         optimizer: The optimizer; sgd has momentum 0.9.
         learning_rate: Learning rate of the optimizer.
         head_learning_rate: Learning rate of the head, where it differs from the others'.
-        later_learning_rate: Learning rate of all but the head from the second experience on, where it is smaller;
-            joint training, which has one experience, ignores it.
-        first_epochs: Epochs over the first experience, where their number differs; joint training ignores it.
         bfloat16: Whether the forward pass computes in bfloat16 (autocast).
     """
 
@@ -35,8 +32,6 @@ class Training:
     optimizer: Literal["sgd", "adam"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
-    later_learning_rate: float | None = None
-    first_epochs: int | None = None
     bfloat16: bool | None = None
 
 

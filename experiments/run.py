@@ -178,6 +178,7 @@ def _reports(model: Any) -> dict[str, Any]:
         "magnitudes": model.magnitude_report(),
         "parameters": model.parameter_report(),
         "reductions": [dataclasses.asdict(record) for record in model.reductions],
+        "decisions": model.decision,
     }
 
 

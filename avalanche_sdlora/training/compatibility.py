@@ -177,7 +177,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "CWRStarPlugin",
         "it sets rows of the last nn.Linear by class label and freezes everything else after the first experience",
-        "SDLoRAConfig(head=...) with a head in closed form, and FirstSessionPlugin for smaller steps after it",
+        "SDLoRAConfig() with its head in closed form, and directions='first' where nothing is to adapt after it",
     ),
     Refusal(
         "CoPEPlugin",

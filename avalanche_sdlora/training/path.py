@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
@@ -96,16 +95,11 @@ class PathLimit:
                 total = total + ((a1 - a0)[owners] * scale).square().sum()
             if len(p.A):
                 # a1 B1 A1 - a0 B0 A0 = (a1 B1 - a0 B0) A1 + a0 B0 (A1 - A0), from r-by-r products
-                k = int_owner(p, R)
+                k = p.owner[R]  # a tensor, which is not waited for
                 B = torch.cat([a1[k] * p.B.double() - a0[k] * B0.double(), a0[k] * B0.double()], dim=1)  # (out, 2 r)
                 A = torch.cat([p.A.double(), p.A.double() - A0.double()])  # (2 r, in)
                 total = total + ((B.T @ B) * (A @ A.T)).sum().clamp(min=0)
         return total
-
-
-def int_owner(projection: Projection, column: int) -> Tensor:
-    """The direction that owns a column, as an index that is not waited for."""
-    return projection.owner[column]
 
 
 def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor) -> None:
@@ -113,12 +107,3 @@ def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor) -> None:
     share = torch.where(torch.isfinite(share), share, 0.0)
     for new, old in pairs:
         new.copy_(torch.where(share < 1, old + share.to(old.dtype) * (new - old), new))
-
-
-def steps_of(strategy: object, epochs: int) -> int:
-    """How many optimizer steps the present experience will take."""
-    try:
-        batches = len(strategy.dataloader)  # type: ignore[attr-defined]
-    except TypeError:
-        batches = 1
-    return max(1, math.ceil(batches * epochs))

@@ -19,6 +19,7 @@ from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
+from avalanche_sdlora.training.path import PathLimit
 from avalanche_sdlora.training.processes import check_single_process
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 
@@ -75,6 +76,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._guard: FiniteLossGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
+        self._path: PathLimit | None = None
+        self._epochs = 1  # over the present experience
+        self._own_epochs: int | None = None  # the strategy's, while the first experience has more
         self._data: Any = None  # what the experience brings, of which some images may be held out from training
         self._held: Tensor | None = None  # (n,), which
         self._trains = False  # inside a call of the strategy's train()
@@ -94,6 +98,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         """An evaluation from now on is one of its own."""
         self._trains = False
+        self._give_epochs_back(strategy)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
@@ -152,6 +157,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
+        self._set_epochs(strategy)
         if self._resumes:
             return
         classes = stream.classes_by_task(strategy.experience, self._data)
@@ -186,6 +192,19 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         strategy._criterion.train()
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
+
+    def _set_epochs(self, strategy: Any) -> None:
+        """Gives the first experience its epochs; on resuming inside it, the model counts it already."""
+        self._give_epochs_back(strategy)
+        first = int(strategy.model.experiences) == int(self._resumes)
+        wanted = strategy.model.config.first_epochs
+        if first and not stream.is_part(strategy.experience) and wanted > strategy.train_epochs:
+            self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
+        self._epochs = strategy.train_epochs
+
+    def _give_epochs_back(self, strategy: Any) -> None:
+        if self._own_epochs is not None:
+            strategy.train_epochs, self._own_epochs = self._own_epochs, None
 
     def _may_go_back(self, model: SDLoRAModel) -> bool:
         """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
@@ -260,8 +279,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         """Undoes the present experience."""
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
-        self._point = self._guard = self._resting = None
+        self._point = self._guard = self._resting = self._path = None
         self._task = self._before
+        self._give_epochs_back(strategy)
 
     # -- resuming a run --------------------------------------------------------------------------------------------
 
@@ -304,6 +324,17 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
+        if self._path is None:
+            self._path = self._limit(strategy)
+
+    def _limit(self, strategy: Any) -> PathLimit | None:
+        """How far the present experience may take the weights; the parts of an online stream share what a task has."""
+        model, experience = strategy.model, strategy.experience
+        path = model.config.path if int(model.experiences) == 1 else model.config.later_path
+        if path is None:
+            return None
+        batches = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
+        return PathLimit(model, path / stream.parts(experience), batches * self._epochs)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """The criterion sees the current classes only (an evaluation that failed may have changed that)."""
@@ -316,12 +347,16 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are."""
+        """Rows of the head that learn nothing stay where they are, and no step is too long."""
+        if self._path is not None:
+            self._path.before_step()
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing are where they were."""
+        """Rows of the head that learn nothing are where they were, and the step is as long as it may be."""
+        if self._path is not None:
+            self._path.after_step(strategy.clock.train_exp_iterations)
         if self._resting is not None:
             self._resting.after_step()
 
@@ -352,7 +387,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         except Exception:
             self._go_back(strategy)
             raise
-        self._point = self._guard = self._resting = None
+        self._point = self._guard = self._resting = self._path = None
+        self._give_epochs_back(strategy)
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model

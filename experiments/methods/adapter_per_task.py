@@ -18,7 +18,7 @@ from experiments.methods.method import Method
 class SDLoRA(Method):
     """SD-LoRA (Wu et al., ICLR 2025), whose settings are those of SDLoRAConfig."""
 
-    name, label, accepts = "sdlora", "SD-LoRA", None
+    name, label, accepts, usual = "sdlora", "SD-LoRA", None, {}
 
     def metrics(self) -> list[PluginMetric[Any]]:
         """Magnitudes, numbers of parameters and reductions."""
