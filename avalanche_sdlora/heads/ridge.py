@@ -79,6 +79,9 @@ def solve_ridge(
     """
     if penalty is not None and not penalty > 0:
         raise ValueError(f"penalty={penalty!r}: expected a number above 0, or None")
+    if penalty is not None and penalty > 100 * rounding(size):  # then no direction is lost in rounding
+        factor = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+        return Solution(torch.cholesky_solve(cross.T, factor).T, float(penalty))
     s, V = torch.linalg.eigh(gram)
     varies = s > rounding(size)
     s = torch.where(varies, s, 0)
