@@ -17,7 +17,6 @@ from avalanche_sdlora.persistence import (
     save_adapters,
 )
 from avalanche_sdlora.ranks import RankSchedule
-from avalanche_sdlora.training.calibration_error import expected_calibration_error
 from avalanche_sdlora.training.first_session import FirstSessionPlugin
 from avalanche_sdlora.training.plugin import SDLoRAPlugin
 from avalanche_sdlora.training.strategy import SDLoRAStrategy
@@ -44,7 +43,6 @@ __all__ = [
     "SDLoRAStrategy",
     "__version__",
     "create_backbone",
-    "expected_calibration_error",
     "export_peft",
     "load_adapters",
     "load_model",

@@ -22,7 +22,7 @@ from avalanche_sdlora.adapter.undo import unchanged_on_error
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.growing import learned_dtype
-from avalanche_sdlora.heads.classifier import check_end, not_the_classifier, remove_classifier, what_passes
+from avalanche_sdlora.heads.classifier import check_end, leave_plain, not_the_classifier, remove_classifier, what_passes
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.past import model_at_task
@@ -116,6 +116,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             what was learned, :func:`avalanche_sdlora.merge` or :func:`avalanche_sdlora.save_adapters` comes first.
         """
         backbone = self.backbone
+        leave_plain(backbone)
         for name, module in list(backbone.named_modules(remove_duplicate=False)):
             if isinstance(module, SDLoRALinear):
                 put_layer(backbone, name, module.base)

@@ -72,10 +72,11 @@ def remove_classifier(model: nn.Module, classifier: str | Sequence[str] | None =
             return size
     if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], nn.Linear):
         return _replace(model, str(len(model) - 1), model[-1].in_features)
-    removed = (m for m in model.modules() if isinstance(m, RemovedClassifier))  # an earlier time may have left one
-    sizes = [getattr(m, "num_features", None) for m in (model, *removed)]
-    sizes.append(getattr(getattr(model, "config", None), "hidden_size", None))
-    for size in sizes:
+    # An earlier time may have left the place of a classifier.
+    places = [name for name, m in model.named_modules() if isinstance(m, nn.Identity) and hasattr(m, "num_features")]
+    if places and not hasattr(model, "num_features"):
+        return [_replace(model, name, model.get_submodule(name).num_features) for name in places][-1]  # type: ignore[arg-type]
+    for size in (getattr(model, "num_features", None), getattr(getattr(model, "config", None), "hidden_size", None)):
         if isinstance(size, int):
             return size
     last = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name][-1:]
@@ -85,6 +86,16 @@ def remove_classifier(model: nn.Module, classifier: str | Sequence[str] | None =
         f"model: {type(model).__name__} has no features to classify; expected a timm model, a module whose classifier "
         "is an nn.Linear, or a feature extractor with an integer num_features"
     )
+
+
+def leave_plain(model: nn.Module) -> None:
+    """Puts torch's ``nn.Identity``, with the size of the features, in the place of each :class:`RemovedClassifier`."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, RemovedClassifier):
+            parent, _, last = name.rpartition(".")
+            identity = nn.Identity()
+            identity.num_features = module.num_features  # type: ignore[assignment]
+            setattr(model.get_submodule(parent), last, identity)
 
 
 @contextmanager

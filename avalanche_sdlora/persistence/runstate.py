@@ -44,6 +44,10 @@ class RunState:
         self._take_plugins(taker)
         self._known = taker.objects
 
+    def epochs(self) -> int:
+        """Epochs of the present experience that are complete."""
+        return int(self._strategy.clock.train_exp_epochs)
+
     def made_with(self) -> dict[str, Any]:
         """What a strategy must have in common with the one whose state it is to continue from."""
         strategy = self._strategy
