@@ -46,7 +46,7 @@ def run(
     A run that was killed continues from the last checkpoint in that folder; one that has finished is not made again.
 
     Args:
-        arguments: What somebody asked for.
+        arguments: The arguments that somebody gave.
         experiences: Only so many experiences of the stream are learned; by default all.
         watch: Called with the strategy before anything is measured or trained; it may add plugins.
 
@@ -69,7 +69,7 @@ def run(
     if (results := finished(resolved)) is not None:
         print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
         return results
-    # The notes are what this function gathers; they are saved with every checkpoint.
+    # The notes gather the results; they are saved with every checkpoint.
     checkpoint = Checkpoint(output, {**arguments.flat(), "output": None})
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
@@ -173,7 +173,7 @@ def _without_weights(name: str, size: int | None) -> nn.Module:
 
 
 def loop_settings(arguments: Arguments) -> dict[str, Any]:
-    """What Avalanche's training loop needs to know of resolved arguments."""
+    """The arguments of Avalanche's training loop, from resolved arguments."""
     return {
         "train_mb_size": int(arguments.batch_size or 1),
         "train_epochs": int(arguments.epochs or 1),
@@ -204,7 +204,7 @@ def _baselines(strategy: Any, train: Sequence[Any], test: Sequence[Any], workers
 
 
 def _reports(model: Any) -> dict[str, Any]:
-    """What a model tells of itself after an experience."""
+    """The reports of a model after an experience."""
     return {
         "magnitudes": model.magnitude_report(),
         "parameters": model.parameter_report(),

@@ -28,10 +28,10 @@ class SDLoRALinear(nn.Module):
     for each pass, since looking at values there would wait for the device and cost more than building.
 
     Forward hooks of the frozen layer that are registered while it is adapted see the adapted layer's input and output;
-    what they return is left.
+    their return value is ignored.
 
-    The frozen weight's own values are watched by identity and version only: whoever writes to it through ``.data``
-    calls ``train()`` or ``eval()`` of the model afterwards.
+    The frozen weight's own values are watched by identity and version only: after a write to it through ``.data``, call
+    ``train()`` or ``eval()`` of the model.
 
     Args:
         base: The layer; its parameters are frozen here. It is never called.
@@ -155,7 +155,7 @@ def projections_of(module: nn.Module) -> list[Projection]:
 
 
 class _Merged:
-    """A merged weight with what it was made from."""
+    """A merged weight, with the tensors that it was made from."""
 
     def __init__(self, frozen: list[Tensor], learned: list[Tensor], weight: Tensor) -> None:
         self.frozen = frozen  # holding the tensors keeps their identities from being reused

@@ -42,7 +42,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     has one parameter group, or three named "directions", "magnitudes" and "head".
 
     Args:
-        config: What is adapted and how; the default config, or that of the strategy's ``SDLoRAModel``.
+        config: Settings of the method; None: those of the strategy's ``SDLoRAModel``, or the defaults.
         precision: Precision of the forward pass: "float32", "bfloat16" or "auto"
             (:func:`avalanche_sdlora.training.precision.autocast_dtype`); None: as the model is.
         reset_optimizer_state: A fresh optimizer state for every task, as published. With ``False`` the state of the
@@ -83,7 +83,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
     def begin_task(self) -> None:
-        """Lets the next experience begin a new task, with a direction of its own, whatever it brings."""
+        """Lets the next experience begin a new task with a direction of its own, whichever classes it brings."""
         self._told = True
 
     # -- attaching to a strategy -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._trains = True
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        """An evaluation from now on is one of its own."""
+        """Note that an evaluation from now on is not a periodic one inside training."""
         self._trains = False
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
@@ -108,13 +108,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         strategy._criterion.eval()
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """A periodic evaluation lies inside training, which goes on with criterion and random numbers as they were."""
+        """After a periodic evaluation, let training go on with its criterion and random numbers."""
         strategy._criterion.train(self._outside["training"])
         if "random" in self._outside:
             set_random_state(self._outside["random"])
 
     def attach(self, strategy: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion of a strategy that lists this plugin, once.
+        """Adapts the model, takes over the optimizer, and wraps the criterion of a strategy, once.
 
         Raises:
             ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
@@ -140,7 +140,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         if not isinstance(strategy._criterion, CurrentClassesLoss):
             strategy._criterion = CurrentClassesLoss(strategy._criterion).to(strategy.device)
         check_groups(strategy.optimizer)
-        # Avalanche would put the frozen backbone into the optimizer, before this plugin has its say.
+        # Avalanche would put the frozen backbone into the optimizer, before this plugin fills it.
         strategy.make_optimizer = _leave_optimizer_alone
 
     # -- the boundary between experiences --------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
     def _try(self, strategy: Any) -> None:
-        """Sends one sample through the model, so that what does not fit is known before anything has changed."""
+        """Sends one sample through the model, so that a misfit is an error before anything has changed."""
         where = f"experience {stream.name(strategy.experience)}"
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             sample = strategy.adapted_dataset.eval()[0][0]
@@ -254,7 +254,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     # -- resuming a run --------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Where in the stream training is, as numbers, texts and tensors; :meth:`take_over` is the way back."""
+        """The place of training in the stream as numbers, texts and tensors; :meth:`take_over` takes it back."""
         point, tasks = self._point, {"task": self._task, "before": self._before}
         return {
             "told": self._told,
@@ -263,7 +263,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         }
 
     def resume_inside(self) -> None:
-        """Says that the next call of ``train`` continues an experience, which then does not begin a second time."""
+        """Let the next call of ``train`` continue an experience instead of beginning it a second time."""
         self._resumes = True
 
     def take_over(self, strategy: Any, state: Mapping[str, Any]) -> None:
@@ -271,14 +271,14 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
         Args:
             strategy: The strategy.
-            state: What :meth:`state` gave at that moment.
+            state: The state that :meth:`state` gave at that moment.
         """
         self._told = state["told"]
         self._task, self._before = (
             None if state[name] is None else stream.Task.from_state(state[name]) for name in ("task", "before")
         )
         self._point = None if state["inside"] is None else RestorePoint.from_state(state["inside"])
-        if int(strategy.model.experiences):  # else the optimizer still holds what it was made with
+        if int(strategy.model.experiences):  # else the optimizer still holds the parameters that it was made with
             fill_optimizer(strategy.optimizer, strategy.model.trainable_groups())
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
@@ -287,29 +287,29 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The optimizer follows a model whose parameters have been replaced, by loading a state for instance."""
+        """Let the optimizer follow a model whose parameters have been replaced, by loading a state for instance."""
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The criterion sees the current classes only (an evaluation that failed may have changed that)."""
+        """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that is not finite."""
+        """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
         if self._guard is not None:
             clock = strategy.clock
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are."""
+        """Remembers the rows of the head that learn nothing."""
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing are where they were."""
+        """Puts the rows of the head that learn nothing back."""
         if self._resting is not None:
             self._resting.after_step()
 
@@ -320,7 +320,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             strategy.mb_output = strategy._criterion.compete(output, targets)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that was not finite, on devices that are not waited for within an epoch."""
+        """Raises if a loss of the epoch was not finite: on a GPU, looking at each loss would make every step wait."""
         # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
         clock = strategy.clock
         self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
@@ -339,7 +339,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             raise
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Reduces the rank of what was learned; the optimizer follows; a closed-form head is solved."""
+        """Reduces the rank of the new directions, lets the optimizer follow, and solves a closed-form head."""
         self._check(strategy, None, strategy.clock.train_exp_epochs)  # should the last epoch have been stopped early
         try:
             self._end(strategy, kwargs.get("num_workers", 0))

@@ -41,7 +41,7 @@ class SDLoRAStrategy(SupervisedTemplate):
         evaluator: Avalanche's evaluation plugin; None for no metrics.
         eval_every: See ``SupervisedTemplate``.
         peval_mode: See ``SupervisedTemplate``.
-        config: What is adapted and how.
+        config: Settings of the method.
         classifier: Name of the classifier in ``model``, or several; None: it is found
             (:func:`avalanche_sdlora.heads.classifier.remove_classifier`).
         precision: Precision of the forward pass: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which takes bfloat16
@@ -103,4 +103,4 @@ class SDLoRAStrategy(SupervisedTemplate):
             peval_mode=peval_mode,
             **kwargs,
         )
-        plugin.attach(self)  # what does not fit is refused here, not at the first train()
+        plugin.attach(self)  # a misfit is refused here, not at the first train()
