@@ -54,14 +54,9 @@ def test_a_model_that_does_not_end_in_its_classifier_is_refused_by_name():
 
 
 def test_classifiers_of_avalanche_are_taken_off():
-    for model in (
-        MTSimpleMLP(8, 16),
-        nn.Sequential(nn.Linear(8, 16)),
-        SimpleMLP(num_classes=10, input_size=8, hidden_size=16),
-    ):
-        if isinstance(model, nn.Sequential):
-            model = Net("classifier")
-            model.classifier = IncrementalClassifier(16)
+    incremental = Net("classifier")
+    incremental.classifier = IncrementalClassifier(16)
+    for model in (MTSimpleMLP(8, 16), incremental, SimpleMLP(num_classes=10, input_size=8, hidden_size=16)):
         adapted = SDLoRAModel(model, ALL).eval()
         adapted.begin_experience({0: [0]})
         assert adapted(torch.zeros(2, 8)).shape == (2, 1)
