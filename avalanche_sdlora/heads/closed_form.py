@@ -128,6 +128,7 @@ class ClosedFormHead(GrowingModule):
         return torch.tensor([int(self.learning), self.chosen])
 
     def set_extra_state(self, state: Tensor) -> None:
+<<<<<<< HEAD
         """The opposite of :meth:`get_extra_state`.
 
         Raises:
@@ -137,6 +138,10 @@ class ClosedFormHead(GrowingModule):
         if not 0 <= chosen < len(self.candidates):
             raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
         self.learning, self.chosen = bool(learning), chosen
+=======
+        """Set ``learning`` from a state dict."""
+        self.learning = bool(state)
+>>>>>>> main
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -185,7 +190,7 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", torch.cat(features))
 
     def abandon(self) -> None:
-        """Forgets that an experience has begun: what was learned before it is in force again."""
+        """Forgets that an experience has begun: the solution from before it predicts again."""
         self.replace("before", self.before[:0])
         self.learning = False
 
@@ -214,9 +219,13 @@ class ClosedFormHead(GrowingModule):
             competing: The rows that held-out images are classified among; None: all that have samples.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
+<<<<<<< HEAD
             anew: The images are all that counts: what was gathered before is forgotten, the old features' frame too.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
                 are clearly better on the images held out.
+=======
+            anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
+>>>>>>> main
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -351,8 +360,47 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", self.before[:0])
         self.learning = False
 
+<<<<<<< HEAD
     def _project(self, x: Tensor, frame: Frame | None, space: str, units: int | None = None) -> Tensor:
         """Features ``(n, d)`` as the statistics of a space see them, ``(n, D)``, or the first ``units`` of them."""
+=======
+    def _gather(
+        self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
+    ) -> tuple[FeatureStatistics, FeatureStatistics]:
+        """The statistics that :meth:`learn` takes out, and those that it adds; the frame follows the features."""
+        old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
+        if len(self.before) and not anew:
+            # All features are needed twice: the frame must be known before the first is added to the statistics.
+            batches = [(x.float(), y) for x, y in batches]
+            seen = sum(len(x) for x, _ in batches)
+            if len(self.before) != seen:
+                raise ValueError(
+                    f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
+                )
+            pairs = list(zip(self.before.split([len(x) for x, _ in batches]), batches))
+            if repeats:
+                for x, (_, y) in pairs:
+                    old.update(self._project(x), y)
+            if self.frame is not None and seen > 1:
+                moments = DriftMoments(self.before.shape[1]).to(self.before.device)
+                for x, (z, _) in pairs:
+                    moments.update(x, z)
+                self.frame.follow(moments.fit())
+        if anew and self.frame is not None:
+            self.frame.reset()
+        for x, y in batches:
+            new.update(self._project(x), y)
+        return old, new
+
+    def _solve(self, rows: int) -> None:
+        weight, bias, *_ = _FITS[self.kind](self.statistics)
+        index = self.statistics.labels
+        self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
+        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
+>>>>>>> main
         with torch.autocast(x.device.type, enabled=False):
             x = x if frame is None else frame(x)
             return x if self.expand is None or space == "features" else self.expand(x, units or None)
@@ -364,7 +412,7 @@ class ClosedFormHead(GrowingModule):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
     def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:
-        """The same function as layers of torch.
+        """The function of this head as layers of torch.
 
         Returns:
             The expansion ``(n, d)`` to ``(n, M)``, None where there is none; weight ``(rows, d or M)`` and bias
