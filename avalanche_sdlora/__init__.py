@@ -29,15 +29,11 @@ __all__ = [
     "AdaptersInfo",
     "CLoRAPlugin",
     "Checkpoint",
-<<<<<<< HEAD
-=======
-    "FirstSessionPlugin",
     "InfLoRAPlugin",
     "LoRAPlugin",
     "LwFPlugin",
     "NLoRAPlugin",
     "OLoRAPlugin",
->>>>>>> main
     "RankSchedule",
     "SDLoRAConfig",
     "SDLoRAModel",

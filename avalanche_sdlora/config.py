@@ -50,7 +50,6 @@ class SDLoRAConfig:
         kd_fold: The numbers added to the coefficients of the frozen directions then. ``"contribution"``: those that
             reproduce the learned update, so that the function changes by no more than the residual.
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
-<<<<<<< HEAD
         head: What predicts. Heads in closed form are solved from statistics of the features, gathered in one pass after
             each experience, without samples: ``"random_ridge"`` (ridge regression after a random expansion, RanPAC),
             ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the one of them that is right most
@@ -58,15 +57,6 @@ class SDLoRAConfig:
             the head that is trained, as published.
         drift: ``"linear"``: a head in closed form follows the features as they move, by a map estimated on the present
             experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
-=======
-        head: The classifier that predicts. ``"linear"``: the head that is trained (the paper). With all others that
-            head trains too, but a head solved in closed form predicts, from statistics of the features that are
-            gathered in one pass after each experience, without samples: ``"ncm"`` (nearest class mean), ``"lda"``,
-            ``"ridge"``, or ``"random_ridge"`` (ridge after a random expansion, RanPAC); see
-            :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`.
-        drift: ``"linear"``: a closed-form head follows the features as they move, by a map estimated on the present
-            experience's images, for one more pass before it. ``"none"``: the head ignores that features move.
->>>>>>> main
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
             None: 2000 or 500, as the images held out decide.
         held_out: The share of each class's training images, above 0 and at most 0.5, that a head in closed form is
@@ -74,8 +64,8 @@ class SDLoRAConfig:
             experience taught the features is clearly worse than what they were (boundary ``"continuous"``), the
             model goes back to them. The adapters are trained on the others. None: no image is held out, and the first
             kind of head is taken.
-        path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights' norm:
-            the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The optimizer's
+        path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights'
+            norm: the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The optimizer's
             steps are shortened to keep to it, so that no learning rate diverges. None: its steps as they are, as
             published.
         later_path: How far for each task after the first, when there is something learned to disturb.

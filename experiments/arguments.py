@@ -26,15 +26,8 @@ class Training:
         optimizer: The optimizer; sgd has momentum 0.9, adamw a weight decay of 0.01.
         learning_rate: Learning rate of the optimizer.
         head_learning_rate: Learning rate of the head, where it differs from the others'.
-<<<<<<< HEAD
-        bfloat16: Whether the forward pass computes in bfloat16 (autocast).
-=======
-        later_learning_rate: Learning rate of all but the head from the second experience on, where it is smaller;
-            joint training, which has one experience, ignores it.
-        first_epochs: Epochs over the first experience, where their number differs; joint training ignores it.
         precision: Precision of the forward pass. auto, the default of most recipes, takes bfloat16 where the device
             multiplies it natively, else float32; paper and reference compute in float32.
->>>>>>> main
     """
 
     epochs: int | None = None
@@ -42,13 +35,7 @@ class Training:
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
-<<<<<<< HEAD
-    bfloat16: bool | None = None
-=======
-    later_learning_rate: float | None = None
-    first_epochs: int | None = None
     precision: Precision | None = None
->>>>>>> main
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,8 @@ import torch
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
-<<<<<<< HEAD
 from avalanche_sdlora.training.optim import default_rate
-=======
 from avalanche_sdlora.training.precision import multiplies_bfloat16
->>>>>>> main
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, Method
@@ -89,28 +86,19 @@ def resolve(given: Arguments) -> Resolved:
     if found["precision"] == "auto":
         found["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
     arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
-<<<<<<< HEAD
-    for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate"):
-=======
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
-    for name in ("epochs", "first_epochs", "batch_size", "learning_rate", "head_learning_rate", "later_learning_rate"):
->>>>>>> main
+    for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number}: expected a number above 0")
 
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
-<<<<<<< HEAD
-    made.plugins()  # refuses what is out of range
+    made.plugins()  # refuses values out of range
     config = _config(_of_group(arguments.settings, "sdlora"), made)
     if arguments.learning_rate is None:
         arguments = dataclasses.replace(arguments, learning_rate=default_rate(config))
     return Resolved(arguments, made, config)
-=======
-    made.plugins()  # refuses values out of range
-    return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
->>>>>>> main
 
 
 def _check_machine(device: str, workers: int) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.candidates import KINDS, Solved, candidates
+from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
 from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
@@ -68,9 +68,9 @@ class ClosedFormHead(GrowingModule):
     likely, so that their softmax is a probability.
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
-    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the
-    random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the ``n``
-    images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
+    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``;
+    the random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the
+    ``n`` images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
     ``8 (2 d^2 + 2 d + 2)``.
 
     Args:
@@ -128,7 +128,6 @@ class ClosedFormHead(GrowingModule):
         return torch.tensor([int(self.learning), self.chosen])
 
     def set_extra_state(self, state: Tensor) -> None:
-<<<<<<< HEAD
         """The opposite of :meth:`get_extra_state`.
 
         Raises:
@@ -138,10 +137,6 @@ class ClosedFormHead(GrowingModule):
         if not 0 <= chosen < len(self.candidates):
             raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
         self.learning, self.chosen = bool(learning), chosen
-=======
-        """Set ``learning`` from a state dict."""
-        self.learning = bool(state)
->>>>>>> main
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -219,13 +214,9 @@ class ClosedFormHead(GrowingModule):
             competing: The rows that held-out images are classified among; None: all that have samples.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
-<<<<<<< HEAD
-            anew: The images are all that counts: what was gathered before is forgotten, the old features' frame too.
+            anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
                 are clearly better on the images held out.
-=======
-            anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
->>>>>>> main
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -293,7 +284,7 @@ class ClosedFormHead(GrowingModule):
 
     def _followed(self, frame: Frame | None, xs: Tensor, anew: bool) -> Frame | None:
         """The frame once the features have moved from those remembered to ``xs (n, d)``."""
-        if frame is None or anew or len(self.before) < 2:
+        if frame is None or anew or len(self.before) < 2 or not len(self.statistics.labels):
             return frame
         moments = DriftMoments(xs.shape[1]).to(xs.device)
         moments.update(self.before, xs)
@@ -360,47 +351,8 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", self.before[:0])
         self.learning = False
 
-<<<<<<< HEAD
     def _project(self, x: Tensor, frame: Frame | None, space: str, units: int | None = None) -> Tensor:
         """Features ``(n, d)`` as the statistics of a space see them, ``(n, D)``, or the first ``units`` of them."""
-=======
-    def _gather(
-        self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
-    ) -> tuple[FeatureStatistics, FeatureStatistics]:
-        """The statistics that :meth:`learn` takes out, and those that it adds; the frame follows the features."""
-        old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
-        if len(self.before) and not anew:
-            # All features are needed twice: the frame must be known before the first is added to the statistics.
-            batches = [(x.float(), y) for x, y in batches]
-            seen = sum(len(x) for x, _ in batches)
-            if len(self.before) != seen:
-                raise ValueError(
-                    f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
-                )
-            pairs = list(zip(self.before.split([len(x) for x, _ in batches]), batches))
-            if repeats:
-                for x, (_, y) in pairs:
-                    old.update(self._project(x), y)
-            if self.frame is not None and seen > 1:
-                moments = DriftMoments(self.before.shape[1]).to(self.before.device)
-                for x, (z, _) in pairs:
-                    moments.update(x, z)
-                self.frame.follow(moments.fit())
-        if anew and self.frame is not None:
-            self.frame.reset()
-        for x, y in batches:
-            new.update(self._project(x), y)
-        return old, new
-
-    def _solve(self, rows: int) -> None:
-        weight, bias, *_ = _FITS[self.kind](self.statistics)
-        index = self.statistics.labels
-        self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
-        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
-
-    def _project(self, x: Tensor) -> Tensor:
-        """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
->>>>>>> main
         with torch.autocast(x.device.type, enabled=False):
             x = x if frame is None else frame(x)
             return x if self.expand is None or space == "features" else self.expand(x, units or None)

@@ -94,18 +94,13 @@ class RestorePoint:
             fill_optimizer(optimizer, {name: [] for name in model.trainable_groups()})
 
     def state(self) -> dict[str, Any]:
-<<<<<<< HEAD
-        """Tensors by name, for :meth:`from_state`."""
+        """The state as tensors by name, for :meth:`from_state`."""
         return {
             "learned": self.learned,
             "begun": self.begun,
             "criterion": self.criterion,
             "optimizer": self.optimizer,
         }
-=======
-        """The state as tensors by name, for :meth:`from_state`."""
-        return {"learned": self.learned, "criterion": self.criterion, "optimizer": self.optimizer}
->>>>>>> main
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> RestorePoint:

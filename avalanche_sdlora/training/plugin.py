@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-<<<<<<< HEAD
-from collections.abc import Iterator, Mapping
-=======
-from collections.abc import Mapping, Sequence
->>>>>>> main
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,11 +19,8 @@ from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
-<<<<<<< HEAD
 from avalanche_sdlora.training.path import PathLimit
-=======
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
->>>>>>> main
 from avalanche_sdlora.training.processes import check_single_process
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 
@@ -363,24 +356,16 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-<<<<<<< HEAD
         """Rows of the head that learn nothing stay where they are, and no step is too long."""
         if self._path is not None:
             self._path.before_step()
-=======
-        """Remembers the rows of the head that learn nothing."""
->>>>>>> main
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-<<<<<<< HEAD
         """Rows of the head that learn nothing are where they were, and the step is as long as it may be."""
         if self._path is not None:
             self._path.after_step(strategy.clock.train_exp_iterations)
-=======
-        """Puts the rows of the head that learn nothing back."""
->>>>>>> main
         if self._resting is not None:
             self._resting.after_step()
 

@@ -31,16 +31,8 @@ class SDLoRAStrategy(SupervisedTemplate):
         model: A timm model name, created with its pre-trained weights; or an ``nn.Module``, adapted in place.
         optimizer: An optimizer, the Avalanche way; or a factory that is called once with a list of parameter groups
             named "directions", "magnitudes" and "head", e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
-<<<<<<< HEAD
             Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD with momentum).
-        criterion: Applied to the logits of the current experience's classes.
-        autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: float32.
-        reset_optimizer_state: A fresh optimizer state for every task, as published.
-        check_stream: Refuse a stream whose split seems to have lost classes by mistake.
-=======
-            Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD, learning rate 0.01, momentum 0.9).
         criterion: Applied to the logits of the current experience's classes; cross-entropy by default.
->>>>>>> main
         train_mb_size: Samples in a training batch.
         train_epochs: Epochs over each experience; ``config.first_epochs`` may want more over the first.
         eval_mb_size: Samples in an evaluation batch; None: as in training.
@@ -90,24 +82,13 @@ class SDLoRAStrategy(SupervisedTemplate):
         check_stream: bool = True,
         **kwargs: Any,
     ) -> None:
-<<<<<<< HEAD
-        plugin = SDLoRAPlugin(config, autocast, reset_optimizer_state, check_stream)
+        plugin = SDLoRAPlugin(config, precision, reset_optimizer_state, check_stream)
         if not isinstance(model, SDLoRAModel):
-            backbone = create_backbone(model) if isinstance(model, str) else model
-            model = SDLoRAModel(backbone, config)
+            model = SDLoRAModel(model, config, classifier=classifier)
         if optimizer is None:
             optimizer = default_optimizer(model.config)
         if not isinstance(optimizer, Optimizer):
             optimizer = make_optimizer(optimizer)
-=======
-        plugin = SDLoRAPlugin(config, precision, reset_optimizer_state, check_stream)
-        if optimizer is None:
-            optimizer = default_optimizer
-        if not isinstance(optimizer, Optimizer):
-            optimizer = make_optimizer(optimizer)
-        if not isinstance(model, SDLoRAModel):
-            model = SDLoRAModel(model, config, classifier=classifier)
->>>>>>> main
         super().__init__(
             model=model,
             optimizer=optimizer,

@@ -107,13 +107,8 @@ class Method:
         return SDLoRAStrategy(
             model=model,
             optimizer=self._optimizer(arguments),
-<<<<<<< HEAD
-            autocast=torch.bfloat16 if arguments.bfloat16 else None,
-            plugins=self.plugins(),
-=======
             precision=arguments.precision,
-            plugins=[*self._first_session(arguments), *self.plugins()],
->>>>>>> main
+            plugins=self.plugins(),
             **settings,
         )
 

@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-from avalanche_sdlora import FirstSessionPlugin
 from avalanche_sdlora.learned import learned_state
 from experiments.accuracy import AccuracyMatrix
 from experiments.arguments import Arguments
@@ -66,15 +65,16 @@ def test_the_head_may_have_a_learning_rate_of_its_own():
     assert rates == {"directions": rate, "magnitudes": rate, "head": 0.5}
 
 
-def test_a_first_session_of_its_own_is_for_all_methods_but_joint_training():
-    def plugins(name):
-        strategy, _ = made(name, first_epochs=5, later_learning_rate=0.1)
-        return [(p.epochs, p.later_rate) for p in strategy.plugins if isinstance(p, FirstSessionPlugin)]
-
-    assert plugins("sdlora") == plugins("olora") == [(5, 0.1)]
-    assert plugins("joint") == []
-    with pytest.raises(ValueError, match="first_epochs=0"):
-        resolve(Arguments("digits", first_epochs=0))
+def test_methods_beside_sd_lora_train_as_published_unless_told_otherwise():
+    for name in METHODS:
+        strategy, resolved = made(name)
+        config = strategy.model.config
+        published = (config.head, config.path, config.later_path, config.first_epochs) == ("linear", None, None, 1)
+        assert published == (name != "sdlora")
+        assert resolved.arguments.learning_rate == (0.05 if name == "sdlora" else 0.01)
+    assert made("lora", {"sdlora.head": "lda"})[0].model.config.head == "lda"
+    strategy, resolved = made("sdlora", {"sdlora.preset": "reference"})
+    assert resolved.arguments.learning_rate == 0.01
 
 
 def test_joint_training_sees_every_sample_of_every_class_at_once():

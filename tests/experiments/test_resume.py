@@ -86,12 +86,12 @@ class KillAtAnEnd(Kill):
     after_training_exp = Kill.after_training_iteration
 
 
-def learn(name, folder, kill=-1, *, killer=Kill, **settings):
+def learn(name, folder, kill=-1, *, killer=Kill, more=None):
     """A method on two experiences of two epochs of four iterations."""
     Kill.left = kill
     torch.manual_seed(0)
-    given = {"sdlora.rank": 2, "sdlora.targets": "*"}
-    resolved = resolve(Arguments("digits", method=name, settings=given, **settings))
+    given = {"sdlora.rank": 2, "sdlora.targets": "*", **(more or {})}
+    resolved = resolve(Arguments("digits", method=name, settings=given))
     method, stream = resolved.method, points_stream().train_stream
     model = method.model(mlp(), resolved.config)
     strategy = method.strategy(model, resolved.arguments, train_mb_size=10, train_epochs=2, evaluator=None)
@@ -112,7 +112,7 @@ def test_every_method_that_says_so_can_be_resumed(name, tmp_path):
 
 
 def test_a_longer_first_experience_goes_on_with_what_is_left_of_it(tmp_path):
-    settings = {"killer": KillAtAnEnd, "first_epochs": 3, "later_learning_rate": 0.003}
+    settings = {"killer": KillAtAnEnd, "more": {"sdlora.first_epochs": 3}}
     whole = learn("sdlora", tmp_path / "whole", **settings)
     for kill in (6, 9, 4):  # in its second epoch, after its last, and in the second experience
         with pytest.raises(KilledError):
