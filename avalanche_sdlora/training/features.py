@@ -37,17 +37,13 @@ def present_features(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """:func:`feature_batches` of ``data``, in evaluation mode.
 
-        The mode of ``model`` is restored once the pass is complete. Task labels are None where they are not used.
+    The mode of ``model`` is restored once the pass is complete. Task labels are None where they are not used.
 
     Args:
-            model: The model.
-    <<<<<<< HEAD
-            strategy: Whose device and evaluation batch size are used.
-            data: The present experience's training images, an Avalanche data set.
-    =======
-            strategy: Its experience, device and evaluation batch size are used.
-    >>>>>>> main
-            num_workers: Loader processes.
+        model: The model.
+        strategy: Its device and evaluation batch size are used.
+        data: The present experience's training images, an Avalanche data set.
+        num_workers: Loader processes.
     """
     training = model.training
     try:

@@ -416,7 +416,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def _learn(self, strategy: Any, num_workers: int) -> bool:
         """Lets the head in closed form learn; returns whether the features stay what the experience made of them."""
-        model, labels_seen = strategy.model, set()
+        model, labels_seen = strategy.model, set[int]()
 
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
             for x, y, labels in present_features(model, strategy, self._data, num_workers):
