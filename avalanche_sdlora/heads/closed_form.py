@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.candidates import KINDS, candidates
+from avalanche_sdlora.heads.candidates import KINDS, Solved, candidates
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
 from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
@@ -32,7 +32,8 @@ class Lesson(NamedTuple):
         held_out: Number of the experience's images that were held out.
         right: How many of them the head has right that was made without them, on the features that are taken.
         right_before: How many on the features before the experience; None where they were not compared.
-        hits: By name, how many of all images held out so far each classifier had right, each experience's at its end.
+        hits: By name, how many of all images held out so far each classifier had right: those of the first experience
+            as they were at its end, those of later ones as images of old classes are recognised.
         penalty: Of a ridge regression.
         temperature: What the scores were divided by.
     """
@@ -53,7 +54,7 @@ class _Attempt(NamedTuple):
     frame: Frame | None
     base: _Sums  # all that counts but the images held out
     held: _Sums  # those
-    penalties: list[float | None] | None  # of the candidates, where images are held out
+    solved: list[Solved]  # the candidates from ``base``, where images are held out
     verdict: Verdict | None
 
 
@@ -245,12 +246,15 @@ class ClosedFormHead(GrowingModule):
         elif not may_go_back:
             raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
         if may_go_back:
-            known = None if after is None else after.penalties
-            before = self._attempt(self.before, ys, held, base, frame, competing, known)
+            known = None if after is None else [solved.penalty for solved in after.solved]
+            before = self._attempt(self.before, ys, held, base, frame, competing, known or None)
             if after is None or clearly_worse(self._right(after), self._right(before)):
                 attempt = before
         assert attempt is not None
-        self._commit(attempt, rows, anew)
+        verdict = attempt.verdict
+        if before is not None and attempt is after and len(self.statistics.labels):
+            verdict = self._stale(before, xs, ys, held, frame, competing) or verdict
+        self._commit(attempt, verdict, rows, anew)
         return Lesson(
             kept=attempt is after,
             classifier=self.candidates[self.chosen].name,
@@ -282,12 +286,15 @@ class ClosedFormHead(GrowingModule):
             raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(ys.max())}")
         return xs, ys
 
-    def _followed(self, frame: Frame | None, xs: Tensor, anew: bool) -> Frame | None:
-        """The frame once the features have moved from those remembered to ``xs (n, d)``."""
-        if frame is None or anew or len(self.before) < 2 or not len(self.statistics.labels):
+    def _followed(
+        self, frame: Frame | None, xs: Tensor, anew: bool, images: Tensor | slice = slice(None)
+    ) -> Frame | None:
+        """The frame once the features have moved from those remembered to ``xs (n, d)``, judged by some images."""
+        x, z = self.before[images], xs[images]
+        if frame is None or anew or len(x) < 2 or not len(self.statistics.labels):
             return frame
         moments = DriftMoments(xs.shape[1]).to(xs.device)
-        moments.update(self.before, xs)
+        moments.update(x, z)
         frame = copy.deepcopy(frame)
         frame.follow(moments.fit())
         return frame
@@ -318,31 +325,78 @@ class ClosedFormHead(GrowingModule):
         labels = next(iter(base.values())).labels
         judged = torch.isin(ys, labels) & held  # a class may have no other images
         if not judged.any():
-            return _Attempt(frame, base, kept_out, None, None)
-        compete = labels if competing is None else labels[torch.isin(labels, competing)]
-        targets = (ys[judged][:, None] == compete).to(torch.uint8).argmax(1)
-        columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
-        found, scores = [], []
-        for i, candidate in enumerate(self.candidates):
-            space = self._space(i)
-            weight, bias, penalty = candidate.solve(base[space], None if penalties is None else penalties[i])
-            x = self._project(xs[judged], frame, space, candidate.units).to(weight)
-            found.append(penalty)
-            scores.append(F.linear(x, weight[columns], bias[columns]))
-        return _Attempt(frame, base, kept_out, found, judge(scores, targets))
+            return _Attempt(frame, base, kept_out, [], None)
+        solved = [
+            candidate.solve(base[self._space(i)], penalties[i] if penalties else None)
+            for i, candidate in enumerate(self.candidates)
+        ]
+        scores, targets = self._scores(solved, labels, xs[judged], ys[judged], frame, competing)
+        return _Attempt(frame, base, kept_out, solved, judge(scores, targets))
 
-    def _commit(self, attempt: _Attempt, rows: int, anew: bool) -> None:
-        """Makes an attempt the state of this head."""
+    def _scores(
+        self,
+        solved: Sequence[Solved],
+        labels: Tensor,
+        xs: Tensor,
+        ys: Tensor,
+        frame: Frame | None,
+        competing: Tensor | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """The scores ``(n, k)`` of each candidate for the classes that compete, and the index of the true one."""
+        compete = labels if competing is None else labels[torch.isin(labels, competing)]
+        targets = (ys[:, None] == compete).to(torch.uint8).argmax(1)
+        columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
+        scores = []
+        for i, (weight, bias, _) in enumerate(solved):
+            x = self._project(xs, frame, self._space(i), self.candidates[i].units).to(weight)
+            scores.append(F.linear(x, weight[columns], bias[columns]))
+        return scores, targets
+
+    def _stale(
+        self,
+        before: _Attempt,
+        xs: Tensor,
+        ys: Tensor,
+        held: Tensor,
+        frame: Frame | None,
+        competing: Tensor | None,
+    ) -> Verdict | None:
+        """How right the candidates are of classes whose statistics are older than the features.
+
+        The classes of an experience are recognised by statistics of the features as they are; all older ones by
+        statistics of features that have moved since, by a map that was estimated on other classes. So the present
+        classes are put in their place: the candidates are those made of the features before the experience, and each
+        half of the classes is recognised after it by the map that the other half gives.
+
+        Returns:
+            None where there is only one class, or none has images held out.
+        """
+        labels = before.base[self._space(0)].labels
+        found: list[tuple[list[Tensor], Tensor]] = []
+        classes = ys.unique()
+        for half in (classes[::2], classes[1::2]):
+            own = torch.isin(ys, half)
+            judged = own & held & torch.isin(ys, labels)
+            if judged.any() and not own.all():
+                other = self._followed(frame, xs, False, ~own)
+                found.append(self._scores(before.solved, labels, xs[judged], ys[judged], other, competing))
+        if not found:
+            return None
+        scores = [torch.cat(parts) for parts in zip(*(scores for scores, _ in found))]
+        return judge(scores, torch.cat([targets for _, targets in found]))
+
+    def _commit(self, attempt: _Attempt, verdict: Verdict | None, rows: int, anew: bool) -> None:
+        """Makes an attempt the state of this head, with the candidate that has the most hits, ``verdict`` included."""
         if anew:
             self.evidence.clear()
-        if attempt.verdict is not None:
-            self.evidence.add(attempt.verdict)
+        if verdict is not None:
+            self.evidence.add(verdict)
         self.frame = attempt.frame
         for space, sums in attempt.base.items():
             sums.add(attempt.held[space])
             self.sums[space] = sums
         self.chosen = self.evidence.best()
-        known = None if attempt.penalties is None else attempt.penalties[self.chosen]
+        known = attempt.solved[self.chosen].penalty if attempt.solved else None
         weight, bias, self.penalty = self.candidates[self.chosen].solve(self.statistics, known)
         self.temperature = self.evidence.temperature(self.chosen)
         index = self.statistics.labels
