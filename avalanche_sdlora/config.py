@@ -108,7 +108,7 @@ class SDLoRAConfig:
     expansion: int | None = None
     held_out: float | None = 0.1
     path: float | None = 0.5
-    later_path: float | None = 0.1
+    later_path: float | None = 0.03
     first_epochs: int = 6
 
     def __post_init__(self) -> None:

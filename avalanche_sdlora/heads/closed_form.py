@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -11,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.candidates import KINDS, Solved, candidates
-from avalanche_sdlora.heads.drift import DriftMoments, Frame
-from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse, judge
+from avalanche_sdlora.heads.candidates import KINDS, candidates
+from avalanche_sdlora.heads.drift import Frame
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-
-#: Statistics by what they are of: the features themselves, or their random expansion.
-_Sums = Mapping[str, FeatureStatistics]
+from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, project, space_of
 
 
 class Lesson(NamedTuple):
@@ -46,16 +43,6 @@ class Lesson(NamedTuple):
     hits: dict[str, int]
     penalty: float | None
     temperature: float
-
-
-class _Attempt(NamedTuple):
-    """What an experience's features, as one state of the model gives them, make of a head."""
-
-    frame: Frame | None
-    base: _Sums  # all that counts but the images held out
-    held: _Sums  # those
-    solved: list[Solved]  # the candidates from ``base``, where images are held out
-    verdict: Verdict | None
 
 
 class ClosedFormHead(GrowingModule):
@@ -116,8 +103,9 @@ class ClosedFormHead(GrowingModule):
         self.chosen = 0
         units = max(c.units for c in self.candidates)
         self.expand = RandomExpansion(features, units, seed) if units else None
-        sizes = {self._space(i): units if c.units else features for i, c in enumerate(self.candidates)}
+        sizes = {space_of(c): units if c.units else features for c in self.candidates}
         self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
+        self._trials = Trials(self.candidates, self.expand)
         self.evidence = Evidence(len(self.candidates))
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
@@ -150,9 +138,6 @@ class ClosedFormHead(GrowingModule):
         super()._apply(applied, recurse)
         return self
 
-    def _space(self, candidate: int) -> str:
-        return "expanded" if self.candidates[candidate].units else "features"
-
     @property
     def _size(self) -> int:
         """``D`` of the classifier that predicts."""
@@ -161,7 +146,7 @@ class ClosedFormHead(GrowingModule):
     @property
     def statistics(self) -> FeatureStatistics:
         """What the classifier that predicts is made from; classes are rows of the linear head."""
-        return self.sums[self._space(self.chosen)]  # type: ignore[return-value]
+        return self.sums[space_of(self.candidates[self.chosen])]  # type: ignore[return-value]
 
     @property
     def ready(self) -> bool:
@@ -223,58 +208,62 @@ class ClosedFormHead(GrowingModule):
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
                 fewer rows than classes. Statistics and solution are then as they were.
         """
-        xs, ys = self._collected(batches, rows)
-        held = torch.zeros(len(ys), dtype=torch.bool) if held is None else held
-        held = held.to(ys.device)
-        if anew:
-            base = {space: FeatureStatistics(len(sums.second)).to(xs.device) for space, sums in self._sums.items()}
-            frame = None if self.frame is None else Frame(xs.shape[1]).to(xs.device)
-        else:
-            base = {space: sums.copy() for space, sums in self._sums.items()}
-            frame = self.frame
-            if len(self.before) not in (0, len(xs)):
-                raise ValueError(
-                    f"batches: {len(xs)} images, but {len(self.before)} were remembered before the experience"
-                )
-            if repeats and len(self.before):
-                for space, sums in self._gathered(self.before, ys, frame).items():
-                    base[space].add(sums, -1)
-        may_go_back = may_go_back and not anew and len(self.before) > 0
-        attempt = after = before = None
-        if torch.isfinite(xs).all():
-            attempt = after = self._attempt(xs, ys, held, base, self._followed(frame, xs, anew), competing)
-        elif not may_go_back:
+        x, y = self._collected(batches, rows)
+        if not anew and len(self.before) not in (0, len(x)):
+            raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
+        held = torch.zeros(len(y), dtype=torch.bool) if held is None else held
+        images = Images(x, y, held.to(y.device), competing)
+        base, frame = self._so_far(y, repeats, anew)
+        remembered = len(self.before) > 0 and not anew
+        after = before = None
+        if torch.isfinite(x).all():
+            moves = remembered and len(self.statistics.labels) > 0
+            after = self._trials.attempt(images, base, followed(frame, self.before, x) if moves else frame)
+        elif not (remembered and may_go_back):
             raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
-        if may_go_back:
-            known = None if after is None else [solved.penalty for solved in after.solved]
-            before = self._attempt(self.before, ys, held, base, frame, competing, known or None)
-            if after is None or clearly_worse(self._right(after), self._right(before)):
-                attempt = before
-        assert attempt is not None
-        verdict = attempt.verdict
-        if before is not None and attempt is after and len(self.statistics.labels):
-            verdict = self._stale(before, xs, ys, held, frame, competing) or verdict
-        self._commit(attempt, verdict, rows, anew)
+        if remembered and may_go_back:
+            known = [] if after is None else [solved.penalty for solved in after.solved]
+            before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
+        taken = self._better(before, after)
+        verdict = taken.verdict
+        if before is not None and taken is after and len(self.statistics.labels):
+            verdict = self._trials.of_old_classes(before, self.before, images) or verdict
+        self._commit(taken, verdict, rows, anew)
         return Lesson(
-            kept=attempt is after,
+            kept=taken is after,
             classifier=self.candidates[self.chosen].name,
             held_out=int(held.sum()),
-            right=int(self._right(attempt).sum()),
-            right_before=None if before is None else int(self._right(before).sum()),
+            right=0 if taken.verdict is None else int(taken.verdict.right[self.chosen].sum()),
+            right_before=None if before is None or before.verdict is None else int(self._right(before).sum()),
             hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
             penalty=self.penalty,
             temperature=self.temperature,
         )
 
-    def _right(self, attempt: _Attempt) -> Tensor:
-        """Where the classifier that an attempt would choose is right on its held-out images, ``(n,)``."""
-        if attempt.verdict is None:
-            return torch.zeros(0, dtype=torch.bool)
-        return attempt.verdict.right[self.evidence.best(attempt.verdict)]
+    def _so_far(self, y: Tensor, repeats: bool, anew: bool) -> tuple[dict[str, FeatureStatistics], Frame | None]:
+        """The statistics that count beside the experience's images of the rows ``y (n,)``, and their frame."""
+        sums = dict(self.sums.items())
+        if anew:
+            empty = {space: FeatureStatistics(len(s.second)).to(s.second.device) for space, s in sums.items()}
+            return empty, None if self.frame is None else Frame(len(self.frame.bias)).to(self.frame.bias.device)
+        base = {space: s.copy() for space, s in sums.items()}
+        if repeats and len(self.before):
+            for space, s in self._trials.gathered(self.before, y, self.frame, base).items():
+                base[space].add(s, -1)
+        return base, self.frame
 
-    @property
-    def _sums(self) -> dict[str, FeatureStatistics]:
-        return dict(self.sums.items())  # type: ignore[arg-type]
+    def _better(self, before: Trial | None, after: Trial | None) -> Trial:
+        """The features after an experience, unless those before it are clearly better or the only ones there are."""
+        if after is None or (before is not None and clearly_worse(self._right(after), self._right(before))):
+            assert before is not None
+            return before
+        return after
+
+    def _right(self, trial: Trial) -> Tensor:
+        """Where the classifier that a trial would choose is right on its held-out images, ``(n,)``."""
+        if trial.verdict is None:
+            return torch.zeros(0, dtype=torch.bool)
+        return trial.verdict.right[self.evidence.best(trial.verdict)]
 
     def _collected(self, batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
         """All features, which are needed several times, and the rows of their classes."""
@@ -286,117 +275,18 @@ class ClosedFormHead(GrowingModule):
             raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(ys.max())}")
         return xs, ys
 
-    def _followed(
-        self, frame: Frame | None, xs: Tensor, anew: bool, images: Tensor | slice = slice(None)
-    ) -> Frame | None:
-        """The frame once the features have moved from those remembered to ``xs (n, d)``, judged by some images."""
-        x, z = self.before[images], xs[images]
-        if frame is None or anew or len(x) < 2 or not len(self.statistics.labels):
-            return frame
-        moments = DriftMoments(xs.shape[1]).to(xs.device)
-        moments.update(x, z)
-        frame = copy.deepcopy(frame)
-        frame.follow(moments.fit())
-        return frame
-
-    def _gathered(self, xs: Tensor, ys: Tensor, frame: Frame | None) -> dict[str, FeatureStatistics]:
-        """The statistics of features ``(n, d)``, in batches, since the expansion of all would be large."""
-        gathered = {space: FeatureStatistics(len(s.second)).to(xs.device) for space, s in self._sums.items()}
-        for x, y in zip(xs.split(1024), ys.split(1024)):
-            for space, statistics in gathered.items():
-                statistics.update(self._project(x, frame, space), y)
-        return gathered
-
-    def _attempt(
-        self,
-        xs: Tensor,
-        ys: Tensor,
-        held: Tensor,
-        base: _Sums,
-        frame: Frame | None,
-        competing: Tensor | None,
-        penalties: Sequence[float | None] | None = None,
-    ) -> _Attempt:
-        """What the features ``xs (n, d)`` make of a head; ``penalties`` of the candidates are chosen if not given."""
-        base = {space: sums.copy() for space, sums in base.items()}
-        for space, sums in self._gathered(xs[~held], ys[~held], frame).items():
-            base[space].add(sums)
-        kept_out = self._gathered(xs[held], ys[held], frame)
-        labels = next(iter(base.values())).labels
-        judged = torch.isin(ys, labels) & held  # a class may have no other images
-        if not judged.any():
-            return _Attempt(frame, base, kept_out, [], None)
-        solved = [
-            candidate.solve(base[self._space(i)], penalties[i] if penalties else None)
-            for i, candidate in enumerate(self.candidates)
-        ]
-        scores, targets = self._scores(solved, labels, xs[judged], ys[judged], frame, competing)
-        return _Attempt(frame, base, kept_out, solved, judge(scores, targets))
-
-    def _scores(
-        self,
-        solved: Sequence[Solved],
-        labels: Tensor,
-        xs: Tensor,
-        ys: Tensor,
-        frame: Frame | None,
-        competing: Tensor | None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """The scores ``(n, k)`` of each candidate for the classes that compete, and the index of the true one."""
-        compete = labels if competing is None else labels[torch.isin(labels, competing)]
-        targets = (ys[:, None] == compete).to(torch.uint8).argmax(1)
-        columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
-        scores = []
-        for i, (weight, bias, _) in enumerate(solved):
-            x = self._project(xs, frame, self._space(i), self.candidates[i].units).to(weight)
-            scores.append(F.linear(x, weight[columns], bias[columns]))
-        return scores, targets
-
-    def _stale(
-        self,
-        before: _Attempt,
-        xs: Tensor,
-        ys: Tensor,
-        held: Tensor,
-        frame: Frame | None,
-        competing: Tensor | None,
-    ) -> Verdict | None:
-        """How right the candidates are of classes whose statistics are older than the features.
-
-        The classes of an experience are recognised by statistics of the features as they are; all older ones by
-        statistics of features that have moved since, by a map that was estimated on other classes. So the present
-        classes are put in their place: the candidates are those made of the features before the experience, and each
-        half of the classes is recognised after it by the map that the other half gives.
-
-        Returns:
-            None where there is only one class, or none has images held out.
-        """
-        labels = before.base[self._space(0)].labels
-        found: list[tuple[list[Tensor], Tensor]] = []
-        classes = ys.unique()
-        for half in (classes[::2], classes[1::2]):
-            own = torch.isin(ys, half)
-            judged = own & held & torch.isin(ys, labels)
-            if judged.any() and not own.all():
-                other = self._followed(frame, xs, False, ~own)
-                found.append(self._scores(before.solved, labels, xs[judged], ys[judged], other, competing))
-        if not found:
-            return None
-        scores = [torch.cat(parts) for parts in zip(*(scores for scores, _ in found))]
-        return judge(scores, torch.cat([targets for _, targets in found]))
-
-    def _commit(self, attempt: _Attempt, verdict: Verdict | None, rows: int, anew: bool) -> None:
-        """Makes an attempt the state of this head, with the candidate that has the most hits, ``verdict`` included."""
+    def _commit(self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool) -> None:
+        """Makes a trial the state of this head, with the candidate that has the most hits, ``verdict`` included."""
         if anew:
             self.evidence.clear()
         if verdict is not None:
             self.evidence.add(verdict)
-        self.frame = attempt.frame
-        for space, sums in attempt.base.items():
-            sums.add(attempt.held[space])
+        self.frame = trial.frame
+        for space, sums in trial.base.items():
+            sums.add(trial.held[space])
             self.sums[space] = sums
         self.chosen = self.evidence.best()
-        known = attempt.solved[self.chosen].penalty if attempt.solved else None
+        known = trial.solved[self.chosen].penalty if trial.solved else None
         weight, bias, self.penalty = self.candidates[self.chosen].solve(self.statistics, known)
         self.temperature = self.evidence.temperature(self.chosen)
         index = self.statistics.labels
@@ -405,15 +295,10 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", self.before[:0])
         self.learning = False
 
-    def _project(self, x: Tensor, frame: Frame | None, space: str, units: int | None = None) -> Tensor:
-        """Features ``(n, d)`` as the statistics of a space see them, ``(n, D)``, or the first ``units`` of them."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x if frame is None else frame(x)
-            return x if self.expand is None or space == "features" else self.expand(x, units or None)
-
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
-        h = self._project(features, self.frame, self._space(self.chosen), self.candidates[self.chosen].units)
+        units = self.candidates[self.chosen].units
+        h = project(features, self.frame, self.expand if units else None, units or None)
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 

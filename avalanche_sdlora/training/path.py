@@ -103,7 +103,11 @@ class PathLimit:
 
 
 def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor) -> None:
-    """Puts parameters back to where ``share`` of their way from the old value to the new one ends."""
-    share = torch.where(torch.isfinite(share), share, 0.0)
+    """Puts parameters back to where ``share`` of their way from the old value to the new one ends.
+
+    A step that is not finite, or that has no size, is not made, or stays as it is.
+    """
+    finite = torch.stack([torch.isfinite(new).all() for new, _ in pairs]).all()
     for new, old in pairs:
-        new.copy_(torch.where(share < 1, old + share.to(old.dtype) * (new - old), new))
+        part = torch.where(share < 1, old + share.to(old.dtype) * (new - old), new)
+        new.copy_(torch.where(finite, part, old))

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
+from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.ridge import fit_ridge
@@ -103,28 +105,25 @@ def test_a_known_penalty_gives_the_solution_that_eigenvalues_give():
     torch.testing.assert_close(fit_ridge(statistics, chosen.penalty).weight, chosen.weight)
 
 
-class Harm:
-    """Stands for training that ruins the features: every update is followed by noise on all that trains."""
+class Harm(SupervisedPlugin):
+    """Stands for training that ruins the features: it ends with every unit of the last hidden layer switched off."""
 
-    def __init__(self, strategy, experience, size=0.7):
-        self.size, self.experience = size, experience
-        original = strategy.optimizer.step
+    def __init__(self, experience):
+        super().__init__()
+        self.experience = experience
 
-        def step(*args, **kwargs):
-            original(*args, **kwargs)
-            if strategy.clock.train_exp_counter == self.experience:
-                with torch.no_grad():
-                    for p in strategy.model.trainable_groups()["directions"]:
-                        p.add_(self.size * torch.randn_like(p))
-
-        strategy.optimizer.step = step
+    def after_training_epoch(self, strategy, **kwargs):
+        if strategy.clock.train_exp_counter == self.experience:
+            last = projections_of(strategy.model)[-1]  # its inputs are positive
+            with torch.no_grad():
+                last.A.fill_(1.0)
+                last.B.fill_(-100.0)
 
 
 @pytest.mark.parametrize("harmed", [0, 2])
 def test_an_experience_that_harms_the_features_is_taken_back(harmed):
     torch.manual_seed(0)
-    strategy, benchmark = strategy_for(config=AUTO, train_epochs=3), points_stream()
-    Harm(strategy, harmed)
+    strategy, benchmark = strategy_for(config=AUTO, train_epochs=3, plugins=[Harm(harmed)]), points_stream()
     x = torch.stack([benchmark.test_stream[0].dataset[i][0] for i in range(20)])
     for k, experience in enumerate(benchmark.train_stream):
         before = strategy.model.eval().features(x).detach() if k else None
