@@ -86,6 +86,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._own_epochs: int | None = None  # the strategy's, while the first experience has more
         self._data: Any = None  # what the experience brings, of which some images may be held out from training
         self._held: Tensor | None = None  # (n,), which
+        self._trained: Any = None  # the others, which are trained on
         self._trains = False  # inside a call of the strategy's train()
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
@@ -157,15 +158,18 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         """Holds out images to judge by; whatever trains after this sees the others."""
         self._data, self._held, config = strategy.adapted_dataset, None, strategy.model.config
         targets = getattr(self._data, "targets", None)
-        if config.head == "linear" or not config.held_out or targets is None:
-            return
-        held = held_out(targets, config.held_out)
-        if held.any():
+        held = None
+        if config.head != "linear" and config.held_out and targets is not None:
+            held = held_out(targets, config.held_out)
+        if held is not None and held.any():
             self._held = held
             strategy.adapted_dataset = self._data.subset((~held).nonzero().flatten().tolist())
+        self._trained = strategy.adapted_dataset
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
+        if strategy.adapted_dataset is not self._trained:  # a plugin has put others in their place since
+            self._data, self._held = strategy.adapted_dataset, None
         self._set_epochs(strategy)
         if self._resumes:
             return
