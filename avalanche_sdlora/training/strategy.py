@@ -13,6 +13,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torch.optim import Optimizer
 
+from avalanche_sdlora import processes
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.model import SDLoRAModel
@@ -33,10 +34,10 @@ class SDLoRAStrategy(SupervisedTemplate):
         autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: float32.
         reset_optimizer_state: A fresh optimizer state for every task, as published.
         check_stream: Refuse a stream whose split seems to have lost classes by mistake.
-        train_mb_size: Samples in a training batch.
+        train_mb_size: Samples in a training batch, over all processes together: each sees its part of the batch.
         train_epochs: Epochs over each experience.
-        eval_mb_size: Samples in an evaluation batch; None: as in training.
-        device: Where to compute.
+        eval_mb_size: Samples in an evaluation batch, over all processes together; None: as in training.
+        device: Where to compute; ``"cuda"`` in several processes, the GPU of each.
         plugins: Other Avalanche plugins; they see the model of the current experience.
         evaluator: Avalanche's evaluation plugin; None for no metrics.
         eval_every: See ``SupervisedTemplate``.
@@ -67,6 +68,7 @@ class SDLoRAStrategy(SupervisedTemplate):
         peval_mode: str = "epoch",
         **kwargs: Any,
     ) -> None:
+        processes.start()  # before a default evaluator makes loggers
         plugin = SDLoRAPlugin(config, autocast, reset_optimizer_state, check_stream)
         if optimizer is None:
             optimizer = default_optimizer
