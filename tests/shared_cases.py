@@ -5,13 +5,13 @@ import random
 
 import numpy as np
 import torch
-from avalanche.evaluation.metrics import accuracy_metrics, confusion_matrix_metrics, forgetting_metrics, loss_metrics
+from avalanche.evaluation.metrics import accuracy_metrics, forgetting_metrics, loss_metrics
 from avalanche.training import EWC, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, ReplayPlugin
 from torch import nn
 from torch.optim import SGD
 
-from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin, processes
+from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
 from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import LoRAPlugin
@@ -69,7 +69,14 @@ def learn(config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, mak
 def template(kind, **own):
     def make(model, config, plugins, **settings):
         optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
-        return kind(model=model, optimizer=optimizer, criterion=nn.CrossEntropyLoss(), plugins=[SDLoRAPlugin(config), *plugins], **own, **settings)
+        return kind(
+            model=model,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(),
+            plugins=[SDLoRAPlugin(config), *plugins],
+            **own,
+            **settings,
+        )
 
     return make
 

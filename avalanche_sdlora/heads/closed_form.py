@@ -134,8 +134,8 @@ class ClosedFormHead(GrowingModule):
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
-                of :meth:`remember`. In several processes, those of each one's own images: what is summed up over them is
-                summed over the processes, and the first of them solves.
+                of :meth:`remember`. In several processes, those of each one's own images: their sums are summed over
+                the processes, and the first of them solves.
             rows: Number of rows of the linear head.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.

@@ -34,8 +34,8 @@ def check_alike(tensors: Mapping[str, Tensor], what: str) -> None:
         groups = _groups([own.get(name, "missing") for own in found])
         if len(groups) > 1:
             raise RuntimeError(
-                f"{what}: {name!r} is not the same in all processes ({' | '.join(groups)}). Something in the script draws "
-                "random numbers, changes the model or stops training in some processes only"
+                f"{what}: {name!r} is not the same in all processes ({' | '.join(groups)}). Something in the script "
+                "draws random numbers, changes the model or stops training in some processes only"
             )
 
 

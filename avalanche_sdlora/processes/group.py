@@ -15,10 +15,10 @@ from avalanche_sdlora.processes import lifeline
 def start(timeout: float = 600.0) -> None:
     """Joins the processes that a launcher has started; in a program of one process it does nothing.
 
-    torchrun says in the environment (``WORLD_SIZE``, ``RANK``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``) who they
-    are. A strategy with :class:`avalanche_sdlora.SDLoRAPlugin` and a :class:`avalanche_sdlora.Checkpoint` call this
-    function themselves; a script calls it first if it asks :func:`is_first` before it makes them. Collectives on CPU
-    tensors go through gloo, on GPU tensors through nccl. The GPU ``cuda`` is that of ``LOCAL_RANK``.
+    torchrun says in the environment who they are (``WORLD_SIZE``, ``RANK``, ``LOCAL_RANK``, ``MASTER_ADDR``,
+    ``MASTER_PORT``). A strategy with :class:`avalanche_sdlora.SDLoRAPlugin` and a :class:`avalanche_sdlora.Checkpoint`
+    call this function themselves; a script calls it first if it asks :func:`is_first` before it makes them. Collectives
+    on CPU tensors go through gloo, on GPU tensors through nccl. The GPU ``cuda`` is that of ``LOCAL_RANK``.
 
     Args:
         timeout: Seconds that a process waits for the others, at most; they must all be started, and reach the same
@@ -42,8 +42,8 @@ def start(timeout: float = 600.0) -> None:
         if torch.cuda.is_available():
             if local_rank() >= torch.cuda.device_count():
                 raise RuntimeError(
-                    f"LOCAL_RANK={local_rank()}, but this machine shows {torch.cuda.device_count()} GPUs: start at most "
-                    "one process for each (--nproc_per_node), or hide them all (CUDA_VISIBLE_DEVICES=) to use the CPU"
+                    f"LOCAL_RANK={local_rank()}, but this machine shows {torch.cuda.device_count()} GPUs: start at "
+                    "most one process for each (--nproc_per_node), or hide them all (CUDA_VISIBLE_DEVICES=)"
                 )
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -45,9 +45,9 @@ class Lifeline(threading.Thread):
         self._beats = 0
         self._seen = {other: ("", time.monotonic()) for other in range(size) if other != rank}
         self._beat()
-        store.set(_key("place", rank), f"{_place()} {os.getpid()}")
+        store.set(_key("place", rank), f"{place()} {os.getpid()}")
         places = [store.get(_key("place", other)).decode().split() for other in range(size)]  # waits for all of them
-        self._pids = {r: int(pid) for r, (place, pid) in enumerate(places) if place == _place() and r != rank}
+        self._pids = {r: int(pid) for r, (there, pid) in enumerate(places) if there == place() and r != rank}
 
     def run(self) -> None:
         """Beats and looks, until the process ends."""
@@ -161,7 +161,9 @@ def collective(what: str) -> Iterator[None]:
     except RuntimeError as error:
         missing = _lifeline.missing() if _lifeline is not None else ""
         reason = missing or f"not all processes came within the time limit ({str(error).splitlines()[0]})"
-        message = f"rank {dist.get_rank()} waited for {what}: {reason}. The same command goes on from its last checkpoint"
+        message = (
+            f"rank {dist.get_rank()} waited for {what}: {reason}. The same command goes on from its last checkpoint"
+        )
         logger.critical(message)  # at once: a launcher that has noticed, too, may end this process in a moment
         raise ProcessLostError(message) from error
 
@@ -174,7 +176,7 @@ def _key(what: str, rank: int) -> str:
     return f"{what}/{rank}"
 
 
-def _place() -> str:
+def place() -> str:
     """Names where process ids mean the same: a machine and, on it, a container."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{os.readlink('/proc/self/ns/pid')}"

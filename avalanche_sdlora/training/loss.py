@@ -92,7 +92,9 @@ class CurrentClassesLoss(GrowingModule):
 
     def _together(self, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the whole batch holds other classes, and by what the loss of this process's part is multiplied."""
-        own = torch.stack([_divisor(self.criterion, targets), others.new_tensor(len(targets), dtype=torch.float64), others])
+        own = torch.stack(
+            [_divisor(self.criterion, targets), others.new_tensor(len(targets), dtype=torch.float64), others]
+        )
         own = own * self.counts
         divisor, samples, some = all_sum(own).unbind()
         self.portion = size() * own[1] / samples

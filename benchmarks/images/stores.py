@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.images.decode import Pixels
+from benchmarks.images.regions import make_region
 
 try:
     import fcntl
@@ -53,19 +52,20 @@ def make_store(
 
 
 class MemoryStore:
-    """Images one behind the other in a region shared with forked processes, and where each of them lies.
+    """Images one behind the other in a region of memory that processes share, and where each of them lies.
 
-    The region is anonymous memory: unlike ``/dev/shm`` it has no small limit in containers.
+    See :func:`benchmarks.images.regions.make_region` for which processes those are.
     """
 
     def __init__(self, n_images: int, limit: int) -> None:
+        rows = 32 * (n_images + 1)
         try:
-            self._pixels = np.frombuffer(mmap.mmap(-1, max(1, limit)), np.uint8)
+            region, self._lock = make_region(rows + max(1, limit))
         except (OSError, OverflowError, ValueError) as error:
             raise ValueError(f"memory_mb={limit / _MIB:g}: so much cannot be had ({error}).") from error
-        table = np.frombuffer(mmap.mmap(-1, 32 * (n_images + 1)), np.int64).reshape(-1, 4)
+        table = np.frombuffer(region, np.int64, rows // 8).reshape(-1, 4)
         self._used, self._index = table[0, :1], table[1:]  # rows: key, offset, height (0: not there yet), width
-        self._lock = multiprocessing.Lock()
+        self._pixels = np.frombuffer(region, np.uint8, offset=rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a pickled copy has no cache, since it could not share this one
