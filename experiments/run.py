@@ -256,7 +256,7 @@ def main() -> None:
     try:
         processes.start()
         if not processes.is_first():
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # to the end of the process
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
         run(Arguments.from_flat(COMMAND.parse()))
     except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

@@ -36,11 +36,6 @@ def evaluator():
     )
 
 
-def figures(strategy):
-    """All metrics, without what measures the machine."""
-    return {name: values for name, values in strategy.evaluator.get_all_metrics().items()}
-
-
 def learned(strategy, test):
     """Everything that must not depend on the number of processes."""
     model = strategy.model.eval()
@@ -49,15 +44,15 @@ def learned(strategy, test):
     with torch.no_grad():
         predicted = model(x, labels).argmax(1)
     state = {name: t.clone() for name, t in model.state_dict().items() if torch.is_tensor(t)}
-    return {"state": state, "predicted": predicted, "metrics": figures(strategy)}
+    return {"state": state, "predicted": predicted, "metrics": dict(strategy.evaluator.get_all_metrics())}
 
 
 def learn(config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, make=None, experiences=3, **settings):
-    """Three tasks in batches of 7 of 40 points: no number of processes divides them, and the last batch has 5."""
+    """Three tasks of 40 points in batches of 15 and 10, and evaluations in batches of 16 and 8."""
     seeded()
     benchmark = stream()
     model = mlp().to(dtype)
-    settings = {"train_mb_size": 7, "eval_mb_size": 9, "train_epochs": 2, "evaluator": evaluator(), **settings}
+    settings = {"train_mb_size": 15, "eval_mb_size": 16, "evaluator": evaluator(), **settings}
     make = make or strategy_for
     strategy = make(model, config=config, plugins=list(plugins), **settings)
     for experience in benchmark.train_stream[:experiences]:
@@ -69,14 +64,8 @@ def learn(config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, mak
 def template(kind, **own):
     def make(model, config, plugins, **settings):
         optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
-        return kind(
-            model=model,
-            optimizer=optimizer,
-            criterion=nn.CrossEntropyLoss(),
-            plugins=[SDLoRAPlugin(config), *plugins],
-            **own,
-            **settings,
-        )
+        settings |= {"model": model, "optimizer": optimizer, "criterion": nn.CrossEntropyLoss()}
+        return kind(plugins=[SDLoRAPlugin(config), *plugins], **own, **settings)
 
     return make
 
@@ -96,7 +85,7 @@ CASES = {
     "domains": lambda folder: learn(stream=STREAMS["domain-incremental"]),
     "reduced": lambda folder: learn(REDUCED),
     "paper": lambda folder: learn(SDLoRAConfig.paper(rank=2, targets="*")),
-    "tiny batches": lambda folder: learn(train_mb_size=2, eval_mb_size=1, train_epochs=1),
+    "tiny batches": lambda folder: learn(experiences=1, train_mb_size=2, eval_mb_size=1),
     "weighted": lambda folder: learn(criterion=WEIGHTED.double()),
     "momentum kept": lambda folder: learn(reset_optimizer_state=False),
     "periodic evaluation": lambda folder: learn(eval_every=1),

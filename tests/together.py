@@ -1,7 +1,7 @@
 """Runs cases in several processes: ``python -m tests.together FOLDER 1 2 3 -- CASE...``.
 
-A process of its own, that only forks, so that nothing is imported again. What a case returns in the process of rank R of
-N, tensors by name, lies in FOLDER/CASE-N-R.pt; what it printed and how it failed, in FOLDER/N-R.log.
+A process of its own, that only forks, so that nothing is imported again. What a case returns in the process of rank R
+of N lies in FOLDER/CASE-N-R.pt; what it printed and how it failed, in FOLDER/N-R.log.
 """
 
 import contextlib

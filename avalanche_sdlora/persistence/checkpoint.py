@@ -83,8 +83,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         # All have read before any goes on and writes.
         processes.check_same(
             (self.found, self._saved.get("experience"), self._saved.get("inside")),
-            f"the checkpoint {str(self.path)!r}, which lies in a folder that all machines must share (found, experience, "
-            "inside of it),",
+            f"the checkpoint {str(self.path)!r}, whose folder all machines must share (found, experience, inside),",
         )
         self._inside = False  # whether the next experience is to be continued from its last epoch
         self._experience = 0  # experiences whose loop body is complete

@@ -28,8 +28,8 @@ class ProcessLostError(RuntimeError):
 class Lifeline(threading.Thread):
     """Tells the other processes, through the store of their group, that this one lives, and watches them.
 
-    A process that dies while the others wait for it in a collective usually shows at once, as a broken connection. Where
-    it does not (another machine has lost power, or nccl waits on a GPU), its signs of life stop; after
+    A process that dies while the others wait for it in a collective usually shows at once, as a broken connection.
+    Where it does not (another machine has lost power, or nccl waits on a GPU), its signs of life stop; after
     :data:`PATIENCE` seconds the watching thread names it and ends its own process, which could only wait.
 
     Args:

@@ -93,18 +93,18 @@ def check_processes(strategy: Any) -> None:
         own = next((kind for kind in type(thing).__mro__ if kind.__module__.startswith("avalanche.")), None)
         if own is not None and own.__name__ not in SHARED_BY_PROCESSES:
             raise ValueError(
-                f"{type(thing).__name__} cannot train in several processes: it has not been made to see its part of each "
-                "batch. Start the script without torchrun, in one process"
+                f"{type(thing).__name__} cannot train in several processes: it has not been made to see its part of "
+                "each batch. Start the script without torchrun, in one process"
             )
         if isinstance(thing, LRSchedulerPlugin) and thing.metric == "train_loss":
             raise ValueError(
-                "LRSchedulerPlugin(metric='train_loss') cannot train in several processes, since it weighs the losses by "
-                "the images of each process; use metric='val_loss', or no metric"
+                "LRSchedulerPlugin(metric='train_loss') cannot train in several processes, since it weighs the losses "
+                "by the images of each process; use metric='val_loss', or no metric"
             )
     if type(strategy).training_epoch is not SGDUpdate.training_epoch:
         raise ValueError(
-            f"{type(strategy).__name__} cannot train in several processes: it has a training loop of its own. Start the "
-            "script without torchrun, in one process"
+            f"{type(strategy).__name__} cannot train in several processes: it has a training loop of its own. Start "
+            "the script without torchrun, in one process"
         )
 
 

@@ -36,8 +36,8 @@ def feature_batches(
 def own_part(data: Any) -> Any:
     """The part of an Avalanche data set that this process passes over; all of it in a program of one process.
 
-    The parts of all processes, in the order of their ranks, are the data set: no image is left out or comes twice. Where
-    there are fewer images than processes, some parts are empty.
+    The parts of all processes, in the order of their ranks, are the data set: no image is left out or comes twice.
+    Where there are fewer images than processes, some parts are empty.
     """
     return data.subset(list(share(len(data)))) if several() else data
 

@@ -95,8 +95,8 @@ class Randomness:
 class SharedLoader:
     """The batches of a loader, of each this process's part alone.
 
-    The batches, and the random numbers that are drawn to make them, are those of the loader in a program of one process.
-    torch's and Avalanche's loaders load the part alone; of any other object the whole batches are taken and cut.
+    The batches, and the random numbers that are drawn to make them, are those of the loader in a program of one
+    process. torch's and Avalanche's loaders load the part alone; of any other object the whole batches are cut.
 
     Args:
         whole: The loader.

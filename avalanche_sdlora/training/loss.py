@@ -30,13 +30,13 @@ class CurrentClassesLoss(GrowingModule):
     criterion's ``reduction`` is "sum".
 
     Args:
-        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``; in several processes, a mean over samples, or
-            what its ``reduction`` says.
+        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``; in several processes, a mean over samples,
+            or what its ``reduction`` says.
 
     Attributes:
-        counts: Whether the samples are this process's part of the batch; a process without one has a sample that is not.
-        portion: By what this process's mean over the samples of the last training batch is multiplied, for the mean over
-            the processes to be that over the batch; 1 in one process. For losses that plugins add.
+        counts: Whether the samples are this process's part of the batch; a process without one has another's sample.
+        portion: By what this process's mean over the samples of the last training batch is multiplied, for the mean
+            over the processes to be that over the batch; 1 in one process. For losses that plugins add.
     """
 
     GROWING: ClassVar = {"current": (0,), "seen": (0,)}

@@ -168,6 +168,6 @@ def _check_device(strategy: Any) -> None:
     device = strategy.device
     if device.type == "cuda" and device.index not in (None, local_rank()):
         raise ValueError(
-            f"device={str(device)!r} in the process with LOCAL_RANK={local_rank()}: say device='cuda', which is the GPU "
-            "of each process"
+            f"device={str(device)!r} in the process with LOCAL_RANK={local_rank()}: say device='cuda', which is the "
+            "GPU of each process"
         )

@@ -36,9 +36,10 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
     again. Pixels handed out are the caller's own to change.
 
     In memory, one region is shared with the loader processes that are forked, so that an image which one of them
-    decodes is there for all, in every epoch; the processes of one machine that train together share it, too. A copy made by pickling, as for processes that are spawned, has no
-    cache. On disk, a file an image is shared by everything that names the folder, runs at the same time too.
-    It may be deleted at any time; what is left of an interrupted run is recognised.
+    decodes is there for all, in every epoch; the processes of one machine that train together share it, too. A
+    copy made by pickling, as for processes that are spawned, has no cache. On disk, a file an image is shared by
+    everything that names the folder, runs at the same time too. It may be deleted at any time; what is left of an
+    interrupted run is recognised.
 
     Args:
         paths: The files.
