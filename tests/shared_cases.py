@@ -1,22 +1,30 @@
 """What the tests of several processes run: small streams, each learned by every number of processes."""
 
 import dataclasses
+import os
 import random
+import shutil
+import signal
+import time
 
 import numpy as np
 import torch
+from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, forgetting_metrics, loss_metrics
-from avalanche.training import EWC, Naive, Replay
-from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, ReplayPlugin
+from avalanche.logging import InteractiveLogger, TensorboardLogger
+from avalanche.training import EWC, Cumulative, Naive, Replay
+from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin, EWCPlugin, LRSchedulerPlugin, ReplayPlugin
 from torch import nn
 from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 
-from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin
+from avalanche_sdlora import Checkpoint, FirstSessionPlugin, SDLoRAConfig, SDLoRAPlugin, processes
 from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.lwf import LwFPlugin
-from tests.common import MLP, mlp, points_stream, strategy_for
+from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
+from tests.interrupted import Noise
 from tests.streams import STREAMS
 
 SINGLE = dataclasses.replace(MLP, directions="single")
@@ -28,11 +36,12 @@ def seeded():
     np.random.seed(0)  # noqa: NPY002
 
 
-def evaluator():
+def evaluator(*loggers):
     return EvaluationPlugin(
         accuracy_metrics(minibatch=True, epoch=True, epoch_running=True, experience=True, stream=True),
         loss_metrics(minibatch=True, epoch=True, experience=True, stream=True),
         forgetting_metrics(experience=True, stream=True),
+        loggers=loggers,
     )
 
 
@@ -47,7 +56,9 @@ def learned(strategy, test):
     return {"state": state, "predicted": predicted, "metrics": dict(strategy.evaluator.get_all_metrics())}
 
 
-def learn(config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, make=None, experiences=3, **settings):
+def learn(
+    config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, make=None, experiences=3, workers=0, **settings
+):
     """Three tasks of 40 points in batches of 15 and 10, and evaluations in batches of 16 and 8."""
     seeded()
     benchmark = stream()
@@ -56,14 +67,16 @@ def learn(config=MLP, stream=points_stream, plugins=(), dtype=torch.float64, mak
     make = make or strategy_for
     strategy = make(model, config=config, plugins=list(plugins), **settings)
     for experience in benchmark.train_stream[:experiences]:
-        strategy.train(experience, eval_streams=[])
-        strategy.eval(benchmark.test_stream[:experiences])
+        strategy.train(experience, eval_streams=[], num_workers=workers)
+        strategy.eval(benchmark.test_stream[:experiences], num_workers=workers)
     return learned(strategy, benchmark.test_stream[:experiences])
 
 
-def template(kind, **own):
+def template(kind, scheduled=False, **own):
     def make(model, config, plugins, **settings):
         optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+        if scheduled:
+            plugins = [FirstSessionPlugin(3, 0.02), LRSchedulerPlugin(StepLR(optimizer, 1, 0.5)), *plugins]
         settings |= {"model": model, "optimizer": optimizer, "criterion": nn.CrossEntropyLoss()}
         return kind(plugins=[SDLoRAPlugin(config), *plugins], **own, **settings)
 
@@ -89,7 +102,9 @@ CASES = {
     "weighted": lambda folder: learn(criterion=WEIGHTED.double()),
     "momentum kept": lambda folder: learn(reset_optimizer_state=False),
     "periodic evaluation": lambda folder: learn(eval_every=1),
-    "plugin on Naive": lambda folder: learn(make=template(Naive)),
+    "loader processes": lambda folder: learn(workers=1, experiences=2),
+    "plugin on Naive, scheduled": lambda folder: learn(make=template(Naive, scheduled=True)),
+    "Cumulative": lambda folder: learn(make=template(Cumulative)),
     "lora": lambda folder: learn(SINGLE, plugins=[LoRAPlugin()]),
     "olora": lambda folder: learn(plugins=[OLoRAPlugin()]),
     "nlora": lambda folder: learn(plugins=[NLoRAPlugin()]),
@@ -102,3 +117,157 @@ CASES = {
     "Replay": lambda folder: learn(make=template(Replay, mem_size=20)),
     **{head: lambda folder, config=config: learn(config) for head, config in HEADS.items()},
 }
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def error_of(work):
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+class Last(SupervisedPlugin):
+    """Does something in the last process alone, at one training iteration."""
+
+    def __init__(self, at, what):
+        super().__init__()
+        self.left, self.what = at, what
+
+    def after_forward(self, strategy, **kwargs):
+        self.left -= 1
+        if not self.left and processes.rank() == processes.size() - 1:
+            self.what(strategy)
+
+
+def poison(strategy):
+    strategy.mb_output = strategy.mb_output * float("nan")
+
+
+def nudge(strategy):
+    with torch.no_grad():
+        strategy.model.head.bias += 1e-6
+
+
+def raise_error(strategy):
+    raise ValueError("an image that cannot be read")
+
+
+def not_finite(folder):
+    """A loss that is not finite in one process, in the second experience, which is then trained on again."""
+    seeded()
+    strategy = strategy_for(plugins=[Last(6, poison)], train_mb_size=15)
+    stream = points_stream().train_stream
+    strategy.train(stream[0])
+    before = snapshot(strategy.model)
+    error = error_of(lambda: strategy.train(stream[1]))
+    after = snapshot(strategy.model)
+    strategy.train(stream[1])
+    return {"error": error, "before": before, "after": after, "experiences": int(strategy.model.experiences)}
+
+
+def differing(folder):
+    """A parameter of one process that is another than the others'."""
+    seeded()
+    strategy = strategy_for(plugins=[Last(3, nudge)], train_mb_size=15)
+    return error_of(lambda: strategy.train(points_stream().train_stream[0]))
+
+
+def another_stream(folder):
+    seeded()
+    strategy = strategy_for(train_mb_size=15)
+    return error_of(lambda: strategy.train(points_stream(shuffle=True, seed=processes.rank()).train_stream[0]))
+
+
+def refused(folder):
+    seeded()
+    stream = points_stream().train_stream
+    model = mlp()
+    scheduler = LRSchedulerPlugin(StepLR(SGD(model.parameters(), 0.1), 1), metric="train_loss")
+    return [
+        error_of(lambda: strategy_for(plugins=[AGEMPlugin(5, 5)])),
+        error_of(lambda: strategy_for(plugins=[scheduler]).train(stream)),
+        error_of(lambda: strategy_for(device=f"cuda:{processes.rank() + 1}")),
+    ]
+
+
+def loggers(folder):
+    """What an ordinary script makes in every process before there is a strategy."""
+    own = folder / f"logs-{os.environ['WORLD_SIZE']}"
+    made = evaluator(TensorboardLogger(str(own)), InteractiveLogger())
+    strategy = strategy_for(train_mb_size=15, evaluator=made)
+    strategy.train(points_stream().train_stream[0], eval_streams=[])
+    strategy.eval(points_stream().test_stream[:1])
+    return {"loggers": len(made.loggers), "files": sorted(os.listdir(own)), "metrics": made.get_last_metrics()}
+
+
+FAILING = {
+    "not finite": not_finite,
+    "differing": differing,
+    "another stream": another_stream,
+    "refused": refused,
+    "loggers": loggers,
+}
+
+
+class Killed(SupervisedPlugin):
+    """Kills one process in its ``left``-th iteration."""
+
+    rank, left = 0, -1  # of the class: a checkpoint knows nothing of it
+
+    def after_training_iteration(self, strategy, **kwargs):
+        Killed.left -= 1
+        if Killed.left == 0 and processes.rank() == Killed.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def resumable(folder, rank=0, left=-1, noise=True):
+    """Three tasks of two epochs of three iterations, with a head that follows the features."""
+    Killed.rank, Killed.left = rank, left
+    seeded()
+    benchmark = points_stream()
+    strategy = strategy_for(
+        mlp().double(),
+        HEADS["ridge"],
+        plugins=[Killed(), *([Noise()] if noise else [])],
+        train_mb_size=15,
+        train_epochs=2,
+        evaluator=evaluator(TensorboardLogger(str(folder / "tensorboard"))),
+    )
+    for experience in Checkpoint(folder, share=1).resume(strategy, benchmark.train_stream[:3]):
+        strategy.train(experience, eval_streams=[])
+        strategy.eval(benchmark.test_stream[:3])
+    for logger in strategy.evaluator.loggers:
+        logger.writer.close()
+    return learned(strategy, benchmark.test_stream)
+
+
+def lose(folder, together):
+    """Runs that lose a process in the second epoch of the second task, and what goes on from their checkpoints.
+
+    Returns:
+        By run, how each process ended, and the seconds that the whole run took.
+    """
+    found = {}
+
+    def run(name, size, own, **settings):
+        def work(rank):
+            torch.save(resumable(own, **settings), folder / f"{name}-{size}-{rank}.pt")
+
+        own.mkdir(exist_ok=True)
+        begun = time.monotonic()
+        found[name] = {"status": together(size, folder, work, name), "seconds": time.monotonic() - begun}
+
+    run("whole", 2, folder / "whole")
+    run("lost rank 1", 2, folder / "killed", rank=1, left=10)
+    run("lost rank 0", 2, folder / "killed", rank=0, left=2)
+    run("resumed", 2, folder / "killed")
+    run("whole by one", 1, folder / "one", noise=False)
+    run("lost rank 1 of three", 3, folder / "other", rank=1, left=10, noise=False)
+    shutil.copytree(folder / "other", folder / "another")
+    run("resumed by one", 1, folder / "other", noise=False)
+    run("resumed by two", 2, folder / "another", noise=False)
+    return found

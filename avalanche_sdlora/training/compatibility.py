@@ -77,7 +77,7 @@ def check_strategy(strategy: Any, config: SDLoRAConfig) -> None:
 SHARED_BY_PROCESSES = frozenset(
     {"Clock", "EvaluationPlugin", "EWCPlugin", "LRSchedulerPlugin", "PeriodicEval", "ReplayPlugin"}
     | {"BasePlugin", "BaseSGDPlugin", "SupervisedPlugin", "PluginMetric"}
-    | {"BaseSGDTemplate", "SupervisedTemplate", "Naive", "Cumulative", "EWC", "JointTraining", "Replay"}
+    | {"BaseSGDTemplate", "SupervisedTemplate", "Naive", "Cumulative", "EWC", "Replay"}
 )
 
 
