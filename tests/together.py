@@ -7,6 +7,7 @@ of N lies in FOLDER/CASE-N-R.pt; what it printed and how it failed, in FOLDER/N-
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -54,9 +55,13 @@ def together(size, folder, work, name="log"):
 
 
 def _wait(pids):
-    """As a launcher does it: whoever ends is noticed at once."""
+    """As a launcher does it: whoever ends is noticed at once, and one that is stopped does not outlive the others."""
     ended = {}
     while len(ended) < len(pids):
+        if len(ended) == len(pids) - 1 and any(ended.values()):
+            for pid in pids:
+                if pid not in ended and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(pid, signal.SIGKILL)
         for pid in pids:
             if pid not in ended and (done := os.waitpid(pid, os.WNOHANG))[0]:
                 ended[pid] = done[1]

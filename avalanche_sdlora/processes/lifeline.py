@@ -114,8 +114,8 @@ class Lifeline(threading.Thread):
         return self._seen.get(other, ("", 0.0))[0] == _ENDED
 
     def _all_ended(self) -> bool:
-        self._look()
-        return all(not word.isdigit() for word, _ in self._seen.values())
+        lost = {*self._silent(), *(other for other, pid in self._pids.items() if not _lives(pid))}
+        return all(other in lost or not word.isdigit() for other, (word, _) in self._seen.items())
 
     def _die(self, message: str) -> None:
         print(f"error: {message}; rank {self._rank} ends", file=sys.stderr, flush=True)

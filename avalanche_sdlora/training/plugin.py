@@ -20,7 +20,7 @@ from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
 from avalanche_sdlora.training.randomness import random_state, set_random_state
-from avalanche_sdlora.training.shared_work import SharedWork
+from avalanche_sdlora.training.shared_work import SharedWork, check_shared
 
 logger = logging.getLogger("avalanche_sdlora")
 
@@ -115,6 +115,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             RuntimeError: The processes that train together do not have the same model.
         """
         processes.start()
+        check_shared(strategy)
         adapted = isinstance(strategy.model, SDLoRAModel)
         check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
         twins = [plugin for plugin in strategy.plugins if isinstance(plugin, SDLoRAPlugin)]

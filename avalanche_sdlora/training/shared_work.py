@@ -21,6 +21,7 @@ from avalanche_sdlora.processes import (
     gather_rows,
     is_first,
     local_rank,
+    several,
     size,
 )
 from avalanche_sdlora.training.compatibility import check_processes
@@ -43,15 +44,11 @@ class SharedWork(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
 
     @classmethod
     def join(cls, strategy: Any) -> None:
-        """Makes the processes alike before anything is learned: model, random generators, devices and loggers.
+        """Makes the processes alike before anything is learned: model, random generators and loggers.
 
         Raises:
-            ValueError: A plugin or the strategy is not made for several processes, or the device is not this
-                process's own.
             RuntimeError: The processes do not have the same model.
         """
-        check_processes(strategy)
-        _check_device(strategy)
         _silence(strategy)
         strategy.plugins.insert(0, cls())
         tensors = {**dict(strategy.model.named_parameters()), **dict(strategy.model.named_buffers())}
@@ -111,6 +108,23 @@ class SharedWork(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         strategy.loss = strategy.criterion()
 
 
+def check_shared(strategy: Any) -> None:
+    """Refuses what cannot be shared by several processes; in a program of one process, nothing.
+
+    Raises:
+        ValueError: A plugin or the strategy is not made for several processes, or the device is not this process's own.
+    """
+    if not several():
+        return
+    check_processes(strategy)
+    device = strategy.device
+    if device.type == "cuda" and device.index not in (None, local_rank()):
+        raise ValueError(
+            f"device={str(device)!r} in the process with LOCAL_RANK={local_rank()}: say device='cuda', which is the "
+            "GPU of each process"
+        )
+
+
 @torch.no_grad()
 def average_gradients(parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
     """Puts the mean of all processes' gradients in place of each one's own, by one sum of one flat tensor.
@@ -162,12 +176,3 @@ def _silence(strategy: Any) -> None:
             writer.close()
             path.unlink(missing_ok=True)
     strategy.evaluator.loggers = []
-
-
-def _check_device(strategy: Any) -> None:
-    device = strategy.device
-    if device.type == "cuda" and device.index not in (None, local_rank()):
-        raise ValueError(
-            f"device={str(device)!r} in the process with LOCAL_RANK={local_rank()}: say device='cuda', which is the "
-            "GPU of each process"
-        )
