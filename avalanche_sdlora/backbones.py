@@ -49,7 +49,7 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransf
 
     Args:
         pretrained: Load the bundled weights (tag ``formula``).
-        **kwargs: What ``timm.models.vision_transformer.VisionTransformer`` takes.
+        **kwargs: Arguments of ``timm.models.vision_transformer.VisionTransformer``.
 
     Returns:
         The network; its features are ``(batch, 128)``.

@@ -38,12 +38,13 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     Args:
         backbone: A timm model, or any module whose classifier can be found (see
             :func:`avalanche_sdlora.heads.classifier.remove_classifier`).
-        config: What is adapted, and how.
+        config: The settings of the method.
 
     Raises:
         TypeError: The backbone is an :class:`SDLoRAModel` itself, or what ``torch.compile`` made of a module.
-        ValueError: No features, no matching layer, one that is more than its weight (an own ``forward``, hooks), a rank
-            that a layer cannot hold, or a backbone that is adapted already. It is left as it was, classifier included.
+        ValueError: The backbone has no features or no matching layer, a layer is more than its weight (an own
+            ``forward``, hooks) or cannot hold the rank, or the backbone is adapted already. The backbone is left as it
+            was, classifier included.
     """
 
     experiences: Tensor
@@ -67,13 +68,13 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         shared = self.config.magnitudes == "shared"
         self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(**placed)
         self.head = GrowingHead(features).to(**placed)
-        #: The head that predicts once an experience has been learned; None where that is the linear one.
+        #: The head that predicts once an experience has been learned; None where the linear head predicts.
         self.closed_form: ClosedFormHead | None = None
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
             self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
-        #: What the reduction of rank did to each projection after the last experience.
+        #: One record per projection of the reduction of rank after the last experience.
         self.reductions: list[Reduction] = []
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
@@ -89,7 +90,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             self._adapters[target.name] = adapter
 
     def unload(self) -> nn.Module:
-        """Takes the adapters out again, and with them everything that was learned.
+        """Takes the adapters out of the backbone again, and with them everything that was learned.
 
         Returns:
             The backbone: plain layers with their own weights, and those parameters trainable that were so before; the
@@ -178,8 +179,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]:
         """Exactly the parameters that train now, by role: the new direction, the magnitudes, the head.
 
-        A parameter that does not require a gradient does not train, here as everywhere in torch; and what has been
-        unfrozen of the backbone trains with the directions.
+        A parameter that does not require a gradient does not train, as everywhere in torch. Parameters of the backbone
+        that have been unfrozen train with the directions.
         """
         groups = {
             "directions": list(self.backbone.parameters()),
@@ -196,10 +197,10 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         """Numbers of parameters.
 
         Returns:
-            ``trained``: trained in the present or last experience, before any reduction. ``new``: what the
-            experience's direction, its magnitudes included, adds to what is kept. ``kept``: all low-rank factors,
-            magnitudes and the head, as they are now, and what has been unfrozen of the backbone. ``rank``: the total
-            rank of all projections.
+            ``trained``: parameters that trained in the present or last experience, before any reduction. ``new``: those
+            that the experience's direction and its magnitudes add to the kept ones. ``kept``: all low-rank factors,
+            magnitudes and the head, as they are now, and parameters of the backbone that have been unfrozen. ``rank``:
+            the total rank of all projections.
         """
         projections = [p for p, _ in self._projections().values()]
         factors = {id(t) for projection in projections for t in projection.parameters()}
@@ -231,7 +232,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     # -- the function ----------------------------------------------------------------------------------------------
 
     def features(self, x: Tensor) -> Tensor:
-        """Adapted features ``(n, d)``, in the type of the head, of the inputs ``x (n, ...)``.
+        """The adapted features ``(n, d)`` of the inputs ``x (n, ...)``, in the type of the head.
 
         Floating inputs are cast to the type of the backbone where no autocast is on. Several threads may call this in
         evaluation mode at once.
@@ -245,7 +246,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         if not self.backbone.training:
             self._all_took_part = self._all_took_part or not idle
         elif idle and not self._all_took_part:
-            # Layers may be skipped at random in training; what takes part in evaluation is not to be complained about.
+            # Layers may be skipped at random in training; only an adapter that is idle in evaluation too is an error.
             idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast)
             self._all_took_part = not idle
         else:
@@ -311,7 +312,7 @@ class _TakenOut(nn.Module):
     """Stands in for a backbone that :meth:`SDLoRAModel.unload` has taken out."""
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever uses a module comes here first.
+        """Refuse the model: every use of a module comes to this method first.
 
         Raises:
             RuntimeError: Always.

@@ -1,4 +1,4 @@
-"""The arguments of a run as plain data: what somebody asked for, before anything that was left open is filled in.
+"""The arguments of a run as plain data: those that somebody gave, before open ones are filled in.
 
 A setting of SD-LoRA or of another method is not a field here: it has its home in :class:`avalanche_sdlora.SDLoRAConfig`
 or in the method's own class in :mod:`experiments.methods`, and stands in ``settings`` under the name that it has
@@ -94,14 +94,14 @@ class Machine:
 class Arguments(Machine, Images, Training):
     """Which method a run trains on which data set, and everything of the three groups above.
 
-    None is what was left open; :func:`experiments.resolve.resolve` fills it in.
+    None marks an argument left open; :func:`experiments.resolve.resolve` fills it in.
 
     Args:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
         recipe: Where everything left open comes from: default, best, paper or reference, or another table of the data
             set's file in experiments/recipes.
-        method: What is trained: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on one
-            low-rank adapter; olora, nlora, clora or inflora, with one for each task.
+        method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
+            one low-rank adapter; olora, nlora, clora or inflora, with one for each task.
         backbone: A timm model name.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.
@@ -135,7 +135,7 @@ def names(group: type[Any]) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(group))
 
 
-#: Arguments that have no part in what is measured.
+#: Arguments without influence on the figures.
 CIRCUMSTANCES = names(Machine) | {"strict"}
 
 #: Arguments that a recipe may not set.

@@ -1,4 +1,4 @@
-"""From what somebody asked for to a run with nothing left open."""
+"""From the arguments that somebody gave to a run with nothing left open."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Resolved:
     Attributes:
         arguments: The arguments, with everything that the recipe or the method says filled in.
         method: The method with its own arguments.
-        config: What the model is made with.
+        config: The settings of the model.
     """
 
     arguments: Arguments
@@ -48,10 +48,9 @@ class Resolved:
 def resolve(given: Arguments) -> Resolved:
     """Fill in everything that was left open.
 
-    A value comes from the command line; what that leaves open comes from the recipe of the data set; what the recipe
-    leaves open comes from the preset, where it is a setting of SD-LoRA, or from the method, where it is the method's
-    own argument; and what is open then, the data set or the backbone decides. What a recipe says for other methods is
-    left out.
+    A value comes from the command line; else from the recipe of the data set; else from the preset, for a setting of
+    SD-LoRA, or from the method, for its own argument; else from the data set or the backbone. Settings in a recipe for
+    other methods are left out.
 
     Raises:
         ValueError: The data set, the recipe, the method or a setting is unknown, a value cannot be used, or a setting
@@ -89,12 +88,12 @@ def resolve(given: Arguments) -> Resolved:
             raise ValueError(f"{name}={number}: expected a number above 0")
 
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
-    made.plugins()  # refuses what is out of range
+    made.plugins()  # refuses values out of range
     return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
 
 
 def _has(method: type[Method], name: str) -> bool:
-    """Whether a setting is of use to a method; what is no setting of a method is of use to all."""
+    """Whether a method uses a setting; arguments that are no settings of a method are used by all."""
     group, dot, key = name.partition(".")
     if not dot or group == method.name:
         return True
@@ -106,7 +105,7 @@ def _of_group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any], method: Method) -> SDLoRAConfig:
-    """The preset with the settings in its place, and with what the method fixes in theirs."""
+    """The preset, changed by the settings, and these by the values that the method fixes."""
     preset = PRESETS[settings.pop("preset", "default")]
     depth = settings.pop("rank_depth", None)
     if "targets" in settings:

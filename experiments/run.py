@@ -43,7 +43,7 @@ def run(
     make the run together; the first writes the files.
 
     Args:
-        arguments: What somebody asked for.
+        arguments: The arguments that somebody gave.
         experiences: Only so many experiences of the stream are learned; by default all.
         watch: Called with the strategy before anything is measured or trained; it may add plugins.
 
@@ -64,7 +64,7 @@ def run(
     output = Path(str(arguments.output))
     if (output / "results.json").exists():
         raise ValueError(f"output={arguments.output!r} holds the results of another run; name a new folder")
-    # The notes are what this function gathers; they are saved with every checkpoint.
+    # The notes gather the results; they are saved with every checkpoint.
     checkpoint = Checkpoint(output, {**arguments.flat(), "output": None})
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
@@ -150,7 +150,7 @@ def prepare(arguments: Arguments) -> tuple[nn.Module, InputSpec, Any]:
 
 
 def loop_settings(arguments: Arguments) -> dict[str, Any]:
-    """What Avalanche's training loop needs to know of resolved arguments."""
+    """The arguments of Avalanche's training loop, from resolved arguments."""
     return {
         "train_mb_size": int(arguments.batch_size or 1),
         "train_epochs": int(arguments.epochs or 1),
@@ -187,7 +187,7 @@ def _baselines(strategy: Any, train: Sequence[Any], test: Sequence[Any], workers
 
 
 def _reports(model: Any) -> dict[str, Any]:
-    """What a model tells of itself after an experience."""
+    """The reports of a model after an experience."""
     return {
         "magnitudes": model.magnitude_report(),
         "parameters": model.parameter_report(),

@@ -14,7 +14,7 @@ from avalanche_sdlora.heads.classifier import features_of
 
 
 class _Adapter(Protocol):
-    """What this module knows of an adapter."""
+    """The attributes of an adapter that this module uses."""
 
     took_part_compiled: bool
 
@@ -37,7 +37,7 @@ _PRESENT: ContextVar[Call | None] = ContextVar("avalanche_sdlora_call", default=
 
 @contextmanager
 def one_call() -> Iterator[Call]:
-    """Within it the adapters of this thread report to the call that it gives."""
+    """Give a call to which the adapters of this thread report until the block ends."""
     call = Call(torch.is_grad_enabled())
     token = _PRESENT.set(call)
     try:
@@ -67,12 +67,12 @@ def take_part(adapter: _Adapter) -> None:
 def run(
     backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
 ) -> tuple[Any, list[str]]:
-    """What ``backbone`` makes of ``x``, and the names of those of its ``adapters`` that took no part.
+    """Run ``backbone`` on ``x``; gives its output and the names of the ``adapters`` that took no part.
 
     Args:
-        backbone: Adapted.
+        backbone: The adapted backbone.
         x: Its input; a floating one is cast to its type where no autocast is on.
-        adapters: By name.
+        adapters: The backbone's adapters by name.
         autocast: Precision of the pass; None: that of the caller.
     """
     if x.is_floating_point() and autocast is None and not torch.is_autocast_enabled(x.device.type):

@@ -27,8 +27,8 @@ class SDLoRALinear(nn.Module):
     weight that is kept as long as the learned tensors have the values it was made from; on other devices by one built
     for each pass, since looking at values there would wait for the device and cost more than building.
 
-    The frozen weight's own values are watched by identity and version only: whoever writes to it through ``.data``
-    calls ``train()`` or ``eval()`` of the model afterwards.
+    The frozen weight's own values are watched by identity and version only: after a write to it through ``.data``, call
+    ``train()`` or ``eval()`` of the model.
 
     Args:
         base: The layer; its parameters are frozen here. It is never called.
@@ -143,7 +143,7 @@ def projections_of(module: nn.Module) -> list[Projection]:
 
 
 class _Merged:
-    """A merged weight with what it was made from."""
+    """A merged weight, with the tensors that it was made from."""
 
     def __init__(self, frozen: list[Tensor], learned: list[Tensor], weight: Tensor) -> None:
         self.frozen = frozen  # holding the tensors keeps their identities from being reused

@@ -1,4 +1,4 @@
-"""What one adapted block of rows learns along a stream: a bank of frozen directions, and the one that trains."""
+"""An adapted block of rows along a stream: its bank of frozen directions, and the direction that trains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Magnitudes(GrowingModule):
         """Prepares a new task.
 
         Args:
-            config: Decides what becomes of the past magnitudes.
+            config: Its settings decide whether past magnitudes restart and whether they train.
             frozen: Whether the last direction has just been frozen.
             opened: Whether a new direction begins.
 
@@ -52,7 +52,7 @@ class Magnitudes(GrowingModule):
         old = self.alpha
         kept = old.clone()
         if frozen and config.boundary == "continuous":
-            kept[-1] = 1.0  # what was learned went into the scale of the frozen direction
+            kept[-1] = 1.0  # the learned magnitude went into the scale of the frozen direction
         if config.reset_magnitudes:
             kept.fill_(config.magnitude_init)
         if not config.rescale_past:
@@ -79,8 +79,8 @@ class Projection(GrowingModule):
     """The low-rank update of the rows ``[start, stop)`` of a frozen weight.
 
     The coefficient of a low-rank column is the magnitude of the direction that owns it times the column's scale, plus
-    what the column has absorbed of later directions: ``c = alpha[owner] * scale + offset``. Frozen directions lie in
-    ``bank_A (R, in)`` and ``bank_B (out, R)``; the direction that trains is ``A (r, in)``, ``B (out, r)``,
+    the column's share in later directions that were absorbed: ``c = alpha[owner] * scale + offset``. Frozen directions
+    lie in ``bank_A (R, in)`` and ``bank_B (out, R)``; the direction that trains is ``A (r, in)``, ``B (out, r)``,
     unnormalised, with scale 1.
     """
 
@@ -126,11 +126,11 @@ class Projection(GrowingModule):
         """Moves the trained direction into the bank, normalised (``D_k = B_k A_k / norm``).
 
         Args:
-            alpha: Its trained magnitude, a scalar.
+            alpha: The direction's trained magnitude, a scalar.
             config: ``norm`` and ``boundary`` decide the divisor and the scale that stays with the direction.
 
         Raises:
-            FloatingPointError: Its norm is not finite.
+            FloatingPointError: The direction's norm is not finite.
         """
         if not len(self.A):
             return
@@ -156,7 +156,7 @@ class Projection(GrowingModule):
     def begin(self, rank: int, direction: int) -> None:
         """Opens the direction number ``direction`` (from 0): ``A`` Kaiming-uniform (a = sqrt 5), ``B`` zero.
 
-        The numbers are drawn on the CPU, so that a seed means the same on every device.
+        The numbers are drawn on the CPU, so that a seed gives equal numbers on every device.
         """
         A = torch.empty(rank, self.A.shape[1])
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))

@@ -24,7 +24,7 @@ def remove_classifier(model: nn.Module) -> int:
         The size of the features.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: ``model`` is none of these.
     """
     if callable(getattr(model, "reset_classifier", None)):  # timm
         model.reset_classifier(0)  # type: ignore[operator]
@@ -53,11 +53,11 @@ def remove_classifier(model: nn.Module) -> int:
 
 
 def features_of(output: Any) -> Any:
-    """The features in what a backbone returned: itself, or what an output of Hugging Face keeps.
+    """The features in the output of a backbone: the output itself, or a tensor inside an output of Hugging Face.
 
     Args:
         output: A tensor; or an object with ``pooler_output (n, d)``, ``last_hidden_state (n, tokens, d)``, of which the
-            first token is taken, or ``logits (n, d)``, of a model without its classifier. The first that is there.
+            first token is taken, or ``logits (n, d)``, of a model without its classifier. The first one found is used.
     """
     if isinstance(output, Tensor):
         return output

@@ -24,7 +24,7 @@ class GrowingHead(GrowingModule):
 
     Args:
         in_features: Size ``d`` of the features.
-        multi_head: Whether the same class label under two task labels means two classes, as in streams whose class
+        multi_head: Whether one class label under two task labels means two classes, as in streams whose class
             labels restart at 0 in every experience. Otherwise the tasks share the row.
     """
 
@@ -48,7 +48,7 @@ class GrowingHead(GrowingModule):
         return torch.tensor(self.multi_head)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The opposite of :meth:`get_extra_state`."""
+        """Set ``multi_head`` from a state dict."""
         self.multi_head = bool(state)
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class GrowingHead(GrowingModule):
         new = rows - len(self.weight)
         if not new:
             return []
-        weight = torch.empty(new, self.in_features)  # drawn on the CPU: a seed means the same everywhere
+        weight = torch.empty(new, self.in_features)  # drawn on the CPU: a seed gives equal numbers on every device
         nn.init.kaiming_uniform_(weight, nonlinearity="linear")
         return [
             self.replace("weight", torch.cat([self.weight, weight.to(self.weight)])),
@@ -116,7 +116,7 @@ class GrowingHead(GrowingModule):
             task_labels: ``(n,)``. Each selects the classes seen with it; a label never seen, or None, all classes.
 
         Raises:
-            ValueError: No task labels, though the same class label means several classes.
+            ValueError: There are no task labels, though one class label means several classes.
         """
         scores = F.linear(features, self.weight, self.bias) if len(self.weight) else features[:, :0]
         return self.lay_out(scores, task_labels)
@@ -124,7 +124,7 @@ class GrowingHead(GrowingModule):
     def lay_out(self, scores: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label, as :meth:`forward`, from the scores ``(n, rows)`` of some classifier.
 
-        Where a score is below -1000, those that do not compete have one less than the smallest.
+        Where a score is below -1000, classes that do not compete get the smallest score less one.
         """
         rows = self.row_table(task_labels)  # (n or 1, classes)
         if not scores.shape[1]:

@@ -1,4 +1,4 @@
-"""What outlives a process: checkpoints of a run, adapters as files, and exports to other libraries."""
+"""Files that outlive a process: checkpoints of a run, adapters, and exports to other libraries."""
 
 from avalanche_sdlora.persistence.adapter_files import AdaptersInfo, load_adapters, read_adapters, save_adapters
 from avalanche_sdlora.persistence.checkpoint import Checkpoint

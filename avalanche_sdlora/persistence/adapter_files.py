@@ -1,4 +1,4 @@
-"""Adapters as files: what a model has learned in one safetensors file, without the backbone."""
+"""Adapters as files: all that a model has learned in one safetensors file, without the backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KIND, _VERSION = "sdlora-adapters", 1
 
 @dataclass(frozen=True)
 class AdaptersInfo:
-    """What an adapters file says about itself.
+    """The description that an adapters file holds.
 
     Attributes:
         backbone: timm name of the backbone, or the name of its class.
@@ -29,7 +29,7 @@ class AdaptersInfo:
         fingerprint: SHA-256 of its frozen weights (:func:`avalanche_sdlora.persistence.fingerprint.fingerprint`).
         config: The method's settings.
         class_names: By class label; None if none were given.
-        notes: What else the writer wanted to travel with the file.
+        notes: Values of JSON that the writer wanted to travel with the file.
     """
 
     backbone: str
@@ -86,25 +86,25 @@ def save_adapters(
 
 
 def read_adapters(path: str | os.PathLike[str]) -> AdaptersInfo:
-    """What an adapters file says about itself, once its checksum has been verified.
+    """Read the description that an adapters file holds, once its checksum has been verified.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of a newer version, or no adapters file.
+        ValueError: The file is damaged, of a newer version, or no adapters file.
     """
     return _read(path)[1]
 
 
 def load_adapters(model: SDLoRAModel, path: str | os.PathLike[str]) -> AdaptersInfo:
-    """Puts what :func:`save_adapters` wrote into ``model``, which may be at any stage of any stream.
+    """Puts the content of a file of :func:`save_adapters` into ``model``, which may be at any stage of any stream.
 
     Args:
-        model: A model of the same backbone, with the same weights, and the same config; :func:`read_adapters`
-            tells which.
+        model: A model with the backbone, the weights and the config of the saved one; :func:`read_adapters` tells
+            which.
         path: The file.
 
     Returns:
-        What the file says about itself, class names included.
+        The file's description, class names included.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -120,7 +120,7 @@ def smoothed_cross_entropy(
     """Cross-entropy with label smoothing over the ``K`` classes that compete (Szegedy et al., arXiv 1512.00567).
 
     Of the probability of each sample, ``label_smoothing`` is spread evenly over those classes. On logits that hold just
-    these classes it is what ``torch.nn.CrossEntropyLoss`` computes.
+    these classes it equals ``torch.nn.CrossEntropyLoss``.
 
     Args:
         logits: ``(n, classes)``.

@@ -13,14 +13,14 @@ from avalanche_sdlora.model import SDLoRAModel
 
 
 class ModelPluginMetric(PluginMetric[dict[str, float]]):
-    """What a model says of itself, after each training experience, as one scalar a name.
+    """Numbers that a model reports after each training experience, one scalar for each name.
 
     The scalars are called ``NAME/train_phase/train_stream/KEY``. Their position on the x axis is the number of
     training iterations so far, so that a logger draws one curve a key.
 
     Args:
-        name: What is reported.
-        report: Reads the model: one number a key.
+        name: The common part of the scalars' names.
+        report: Reads the model and gives one number for each key.
     """
 
     def __init__(self, name: str, report: Callable[[SDLoRAModel], dict[str, float]]) -> None:
@@ -72,7 +72,7 @@ def parameter_metrics() -> list[PluginMetric]:
 
 
 def reduction_metrics() -> list[PluginMetric]:
-    """What reduction did to the projections.
+    """Figures on the reduction of the projections.
 
     ``Reduction/.../residual``: mean distance of the new directions from the span of the frozen ones, from the second
     experience on. ``absorbed``: how many projections were distilled into older directions. ``error``: largest

@@ -42,7 +42,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     has one parameter group, or three named "directions", "magnitudes" and "head".
 
     Args:
-        config: What is adapted and how; the default config, or that of the strategy's ``SDLoRAModel``.
+        config: Settings of the method; None: those of the strategy's ``SDLoRAModel``, or the defaults.
         autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: as the model is.
         reset_optimizer_state: A fresh optimizer state for every task, as published. With ``False`` the state of the
             parameters that stay (magnitudes, head) is kept.
@@ -79,7 +79,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
     def begin_task(self) -> None:
-        """Lets the next experience begin a new task, with a direction of its own, whatever it brings."""
+        """Lets the next experience begin a new task with a direction of its own, whichever classes it brings."""
         self._told = True
 
     # -- attaching to a strategy -----------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._trains = True
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        """An evaluation from now on is one of its own."""
+        """Note that an evaluation from now on is not a periodic one inside training."""
         self._trains = False
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
@@ -102,13 +102,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         strategy._criterion.eval()
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """A periodic evaluation lies inside training, which goes on with criterion and random numbers as they were."""
+        """After a periodic evaluation, let training go on with its criterion and random numbers."""
         strategy._criterion.train(self._outside["training"])
         if "random" in self._outside:
             set_random_state(self._outside["random"])
 
     def attach(self, strategy: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion of a strategy that lists this plugin, once.
+        """Adapts the model, takes over the optimizer, and wraps the criterion of a strategy, once.
 
         Raises:
             ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
@@ -133,7 +133,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if not isinstance(strategy._criterion, CurrentClassesLoss):
             strategy._criterion = CurrentClassesLoss(strategy._criterion).to(strategy.device)
         check_groups(strategy.optimizer)
-        # Avalanche would put the frozen backbone into the optimizer, before this plugin has its say.
+        # Avalanche would put the frozen backbone into the optimizer, before this plugin fills it.
         strategy.make_optimizer = _leave_optimizer_alone
         if processes.several() and not any(isinstance(plugin, SharedWork) for plugin in strategy.plugins):
             SharedWork.join(strategy)
@@ -219,7 +219,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
     def _try(self, strategy: Any) -> None:
-        """Sends one sample through the model, so that what does not fit is known before anything has changed."""
+        """Sends one sample through the model, so that a misfit is an error before anything has changed."""
         where = f"experience {stream.name(strategy.experience)}"
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             sample = strategy.adapted_dataset.eval()[0][0]
@@ -249,7 +249,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     # -- resuming a run --------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Where in the stream training is, as numbers, texts and tensors; :meth:`take_over` is the way back."""
+        """The place of training in the stream as numbers, texts and tensors; :meth:`take_over` takes it back."""
         point, tasks = self._point, {"task": self._task, "before": self._before}
         return {
             "told": self._told,
@@ -258,7 +258,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         }
 
     def resume_inside(self) -> None:
-        """Says that the next call of ``train`` continues an experience, which then does not begin a second time."""
+        """Let the next call of ``train`` continue an experience instead of beginning it a second time."""
         self._resumes = True
 
     def take_over(self, strategy: Any, state: Mapping[str, Any]) -> None:
@@ -266,14 +266,14 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
         Args:
             strategy: The strategy.
-            state: What :meth:`state` gave at that moment.
+            state: The state that :meth:`state` gave at that moment.
         """
         self._told = state["told"]
         self._task, self._before = (
             None if state[name] is None else stream.Task.from_state(state[name]) for name in ("task", "before")
         )
         self._point = None if state["inside"] is None else RestorePoint.from_state(state["inside"])
-        if int(strategy.model.experiences):  # else the optimizer still holds what it was made with
+        if int(strategy.model.experiences):  # else the optimizer still holds the parameters that it was made with
             fill_optimizer(strategy.optimizer, strategy.model.trainable_groups())
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
@@ -282,38 +282,38 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The optimizer follows a model whose parameters have been replaced, by loading a state for instance."""
+        """Let the optimizer follow a model whose parameters have been replaced, by loading a state for instance."""
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The criterion sees the current classes only (an evaluation that failed may have changed that)."""
+        """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that is not finite."""
+        """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
         if not processes.several():
             self._look(strategy)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """In several processes the loss of the whole batch is known now, by which all of them stop."""
+        """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""
         if processes.several():
             self._look(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are."""
+        """Remembers the rows of the head that learn nothing."""
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing are where they were."""
+        """Puts the rows of the head that learn nothing back."""
         if self._resting is not None:
             self._resting.after_step()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that was not finite, on devices that are not waited for within an epoch."""
+        """Raises if a loss of the epoch was not finite: on a GPU, looking at each loss would make every step wait."""
         # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
         clock = strategy.clock
         self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
@@ -335,7 +335,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             raise
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Reduces the rank of what was learned; the optimizer follows; a closed-form head is solved."""
+        """Reduces the rank of the new directions, lets the optimizer follow, and solves a closed-form head."""
         self._check(strategy, None, strategy.clock.train_exp_epochs)  # should the last epoch have been stopped early
         try:
             self._end(strategy, kwargs.get("num_workers", 0))

@@ -26,7 +26,7 @@ class SDLoRAStrategy(SupervisedTemplate):
 
     Args:
         model: A timm model name, created with its pre-trained weights; or an ``nn.Module``, adapted in place.
-        config: What is adapted and how.
+        config: Settings of the method.
         optimizer: An optimizer, the Avalanche way; or a factory that is called once with a list of parameter groups
             named "directions", "magnitudes" and "head", e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
             Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD, learning rate 0.01, momentum 0.9).
@@ -91,4 +91,4 @@ class SDLoRAStrategy(SupervisedTemplate):
             peval_mode=peval_mode,
             **kwargs,
         )
-        plugin.attach(self)  # what does not fit is refused here, not at the first train()
+        plugin.attach(self)  # a misfit is refused here, not at the first train()

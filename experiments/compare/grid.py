@@ -73,7 +73,7 @@ class Cell:
         return results
 
     def material(self) -> dict[str, Any]:
-        """All that makes this run another one than others, see :func:`material`."""
+        """The facts that tell this run from others, see :func:`material`."""
         return material(self.arguments.flat(), json.loads(json.dumps(self.resolved.described())))
 
     def command(self) -> list[str]:
@@ -118,7 +118,7 @@ class Cell:
 
 
 def material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes one run another one than others, by name.
+    """The facts that tell one run from another, by name.
 
     Settings of the method count as ``config`` has them, wherever they came from; one that was unknown when the run was
     made has its default.

@@ -38,7 +38,7 @@ class Method:
         fixed: Settings of SD-LoRA that the method itself decides.
         joint: Whether it learns all experiences at once.
         resumable: Whether everything it keeps can be saved with a checkpoint.
-        frozen: Whether it leaves the backbone as it is, so that what it learns makes an adapters file.
+        frozen: Whether it leaves the backbone as it is, so that an adapters file holds all that it learns.
 
     Raises:
         ValueError: An argument is negative, infinite or NaN.
@@ -74,7 +74,7 @@ class Method:
         return SDLoRAModel(backbone, config)
 
     def plugins(self) -> list[BasePlugin[Any]]:
-        """The plugins that make the method what it is, beside SD-LoRA's.
+        """The plugins of the method, beside SD-LoRA's.
 
         Raises:
             ValueError: An argument is out of range.

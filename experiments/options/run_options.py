@@ -22,13 +22,13 @@ from experiments.options.commandline import CommandLine, Option
 
 ABOUT = "Train a method on the experiences of a data set, one after another, and report."
 
-#: What ``--help`` shows.
+#: The options that ``--help`` shows.
 EVERYDAY = (
     *("dataset", "recipe", "method", "backbone", "tasks", "epochs", "batch_size", "learning_rate"),
     *("sdlora.rank", "sdlora.head", "seed", "validation", "data", "output", "device"),
 )
 
-#: Settings of SDLoRAConfig that have a type of their own, and what text says instead.
+#: Settings of SDLoRAConfig whose type no text can give, with their type and description on the command line.
 _AS_TEXT: dict[str, tuple[Any, str]] = {
     "rank": (int | str, "Rank of each direction, or ranks with the tasks from which they hold: 10,4:8,8:6; or paper."),
     "targets": (str, "Layers that are adapted: attention.qv, or patterns of layer names, separated by commas."),
@@ -57,7 +57,7 @@ _RENAMED = {
 @cache
 def run_options() -> Mapping[str, Option]:
     """Every option of a run by name."""
-    options = [*options_of(Arguments, "What is trained on what", positional=("dataset",))]
+    options = [*options_of(Arguments, "Method and data", positional=("dataset",))]
     options += options_of(Training, "Training")
     options += options_of(Images, "Images")
     options += options_of(Machine, "Files and machine")
@@ -109,12 +109,12 @@ def renamed(name: str) -> str:
 
 
 def advice(name: str, dashes: str = "--") -> str | None:
-    """What a message says of an option's old name, None of any other."""
+    """The end of a message about an option's old name; None for any other name."""
     return None if renamed(name) == name else f": write {dashes}{renamed(name)}"
 
 
 def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collection[str] = ()) -> None:
-    """Refuse what is no setting of a run, or has another type.
+    """Refuse names that are no settings of a run, and values of another type.
 
     Args:
         settings: Values by name, as :meth:`Arguments.flat` gives them.
@@ -122,7 +122,7 @@ def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collecti
         allowed: Names that are accepted although a recipe may not have them.
 
     Raises:
-        ValueError: With the name, the value and what is right.
+        ValueError: The message has the name, the value and the right one.
     """
     known = run_options().keys() - NOT_IN_A_RECIPE.difference(allowed)
     for name, value in settings.items():
@@ -138,8 +138,8 @@ def run_command(
     """A command with the options of a run.
 
     Args:
-        command: What is typed.
-        about: What it does.
+        command: The words to type.
+        about: The purpose of the command.
         more: Options of its own, which come first and are shown by ``--help``.
         without: Options of a run that it does not have.
         closing: Lines below its help.
