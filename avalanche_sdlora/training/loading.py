@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -187,7 +187,7 @@ class _Parts:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Sequence[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         batches = iter(self._batches)
         while True:
             with self._randomness.alike():
@@ -196,7 +196,7 @@ class _Parts:
                 return
             part = Part.of(len(batch))
             self._parts.append(part)
-            yield batch[part.taken]
+            yield list(batch[part.taken])
 
 
 def _undistributed(loader: MultiDatasetDataLoader) -> None:

@@ -84,13 +84,13 @@ def run_as_jobs(
     except (RuntimeError, NameError, TypeError) as error:
         raise ValueError(f"launcher={launcher!r}, submit={dict(settings)}: {error}") from error
     if launcher == "slurm":
-        waiting = {cell: _queued(cell, folder) for cell in cells}
+        sent = [_queued(cell, folder) for cell in cells]
         with executor.batch():
-            sent = {cell: executor.submit(CellJob(cell, threads)) for cell, job in waiting.items() if job is None}
-        for cell, job in sent.items():
+            sent = [job or executor.submit(CellJob(cell, threads)) for cell, job in zip(cells, sent)]
+        for cell, job in zip(cells, sent):
             cell.folder.mkdir(parents=True, exist_ok=True)
             _note(cell).write_text(job.job_id, encoding="utf-8")
-        results: list[Callable[[], Any]] = [(sent.get(cell) or waiting[cell]).result for cell in cells]  # type: ignore[union-attr]
+        results: list[Callable[[], Any]] = [job.result for job in sent]
     else:
         results = [lambda job=CellJob(cell, threads): executor.submit(job).result() for cell in cells]  # type: ignore[misc]
     with ThreadPoolExecutor(len(cells) if launcher == "slurm" else jobs) as pool:
@@ -109,7 +109,7 @@ def _queued(cell: Cell, folder: Path) -> Any:
 
     if not _note(cell).exists():
         return None
-    job = submitit.SlurmJob(folder, _note(cell).read_text(encoding="utf-8"))
+    job: Any = submitit.SlurmJob(folder, _note(cell).read_text(encoding="utf-8"))
     return job if job.state.upper() in _LIVE else None
 
 
