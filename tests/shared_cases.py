@@ -24,6 +24,7 @@ from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.lwf import LwFPlugin
 from avalanche_sdlora.processes import lifeline
+from experiments.studies.processes import Traffic, step_bytes
 from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
 from tests.interrupted import Noise
 from tests.streams import STREAMS
@@ -205,8 +206,36 @@ def loggers(folder):
     return {"loggers": len(made.loggers), "files": sorted(os.listdir(own)), "metrics": made.get_last_metrics()}
 
 
+class Notice(SupervisedPlugin):
+    """What a process sends in a step, and of how many images it keeps the features."""
+
+    def __init__(self, traffic):
+        super().__init__()
+        self.traffic, self.bytes, self.kept = traffic, [], []
+
+    def before_training_iteration(self, strategy, **kwargs):
+        self.sent = self.traffic.bytes
+
+    def after_training_iteration(self, strategy, **kwargs):
+        self.bytes.append(self.traffic.bytes - self.sent)
+        self.kept.append(len(strategy.model.closed_form.before))
+
+
+def cost(folder):
+    seeded()
+    with Traffic() as traffic:
+        notice = Notice(traffic)
+        strategy = strategy_for(config=HEADS["ridge"], plugins=[notice], train_mb_size=15)
+        for experience in points_stream().train_stream[:2]:
+            strategy.train(experience, eval_streams=[])
+    held = [p for group in strategy.optimizer.param_groups for p in group["params"]]
+    formula = step_bytes(sum(p.numel() for p in held), len(held))
+    return {"bytes": notice.bytes[-1], "formula": formula, "kept": notice.kept[-1]}
+
+
 FAILING = {
     "loggers": loggers,  # first: there is no group of processes yet
+    "cost": cost,
     "not finite": not_finite,
     "differing": differing,
     "another stream": another_stream,

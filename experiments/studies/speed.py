@@ -206,8 +206,8 @@ def main() -> None:
         found = {**measure_processes(arguments), "environment": environment()}
         print(
             f"{arguments.model}, {arguments.image_size} px, batch {arguments.batch_size}: a step of one process "
-            f"with {arguments.processes} threads takes {found['one_ms']:.1f} ms, of {arguments.processes} processes with one "
-            f"thread each {found['several_ms']:.1f} ms, ratio {found['ratio']:.2f} (rounds: "
+            f"with {arguments.processes} threads takes {found['one_ms']:.1f} ms, of {arguments.processes} processes "
+            f"with one thread each {found['several_ms']:.1f} ms, ratio {found['ratio']:.2f} (rounds: "
             f"{', '.join(f'{ratio:.2f}' for ratio in found['ratios'])}). A process hands {found['bytes']:,} bytes to "
             f"sums in a step, and sends {found['bytes_sent_around_a_ring']:,.0f} around a ring"
         )

@@ -109,6 +109,14 @@ def test_the_first_process_alone_logs_and_every_process_knows_the_figures(quick,
     assert all(other["metrics"] == first["metrics"] for other in others)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_step_sends_what_the_formula_says_and_features_are_kept_by_one_process_each(quick, size):
+    results = found(quick, "cost", size)
+    assert all(result["bytes"] == result["formula"] for result in results)
+    assert sum(result["kept"] for result in results) == 40
+    assert max(result["kept"] for result in results) == -(-40 // size)
+
+
 def test_one_process_needs_no_launcher_and_half_a_launcher_is_refused(monkeypatch):
     assert (processes.size(), processes.rank(), list(processes.share(5))) == (1, 0, [0, 1, 2, 3, 4])
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
