@@ -88,10 +88,11 @@ def labels_restart(experience: Any, classes: Mapping[int, set[int]], seen: Mappi
 
 
 def name(experience: Any) -> str:
-    """The name of an experience in messages: its position in the stream, and the stream."""
+    """The name of an experience in messages: its position in the stream, counted from 1, and the stream."""
     stream = getattr(getattr(experience, "origin_stream", None), "name", None)
     position = getattr(experience, "current_experience", None)
-    return f"{position if position is not None else '?'} of stream {stream!r}" if stream else f"{position}"
+    number = "?" if position is None else position + 1
+    return f"{number} of stream {stream!r}" if stream else f"{number}"
 
 
 def brings_other_samples(dataset: Any, experience: Any) -> bool:

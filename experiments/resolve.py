@@ -13,6 +13,7 @@ import torch
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
+from avalanche_sdlora.training.precision import multiplies_bfloat16
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, Method
@@ -76,12 +77,18 @@ def resolve(given: Arguments) -> Resolved:
         recipe.pop("sdlora.drift", None)  # which belongs to the recipe's own head
     last = {
         "weights": local_weights(given.backbone or recipe["backbone"]),
+        "precision": "auto",
         "output": str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")),
         **method().own(),
     }
     found = {**last, **{name: value for name, value in recipe.items() if _has(method, name)}, **asked}
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    _check_machine(device, given.workers)
+    if found["precision"] == "auto":
+        found["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
     arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
+    if not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
     for name in ("epochs", "first_epochs", "batch_size", "learning_rate", "head_learning_rate", "later_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:
@@ -90,6 +97,19 @@ def resolve(given: Arguments) -> Resolved:
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
     made.plugins()  # refuses values out of range
     return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
+
+
+def _check_machine(device: str, workers: int) -> None:
+    """Refuse a device that is not there, and a number of processes that cannot be."""
+    if workers < 0:
+        raise ValueError(f"workers={workers}: expected a number of at least 0")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).partition("\n")[0].rstrip(".")[:160]
+        near = did_you_mean(device, known)
+        raise ValueError(f"device={device!r}: cannot be used ({reason}); there are {', '.join(known)}{near}") from None
 
 
 def _has(method: type[Method], name: str) -> bool:

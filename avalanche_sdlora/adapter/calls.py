@@ -65,7 +65,11 @@ def take_part(adapter: _Adapter) -> None:
 
 
 def run(
-    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+    backbone: nn.Module,
+    x: Tensor,
+    adapters: Mapping[str, _Adapter],
+    autocast: torch.dtype | None,
+    more: tuple[Tensor, ...] = (),
 ) -> tuple[Any, list[str]]:
     """Run ``backbone`` on ``x``; gives its output and the names of the ``adapters`` that took no part.
 
@@ -74,23 +78,28 @@ def run(
         x: Its input; a floating one is cast to its type where no autocast is on.
         adapters: The backbone's adapters by name.
         autocast: Precision of the pass; None: that of the caller.
+        more: Further inputs.
     """
     if x.is_floating_point() and autocast is None and not torch.is_autocast_enabled(x.device.type):
         x = x.to(next(p.dtype for p in backbone.parameters() if p.is_floating_point()))
     parts: set[int] = set()
     with nullcontext() if autocast is None else torch.autocast(x.device.type, autocast):
         if torch.compiler.is_compiling():
-            features = features_of(backbone(x))
+            features = features_of(backbone(x, *more))
         else:
             with one_call() as call:
-                features, parts = features_of(backbone(x)), call.parts
+                features, parts = features_of(backbone(x, *more)), call.parts
     return features, [name for name, a in adapters.items() if not (a.took_part_compiled or id(a) in parts)]
 
 
 @torch.compiler.disable
 @torch.no_grad()
 def idle_in_evaluation(
-    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+    backbone: nn.Module,
+    x: Tensor,
+    adapters: Mapping[str, _Adapter],
+    autocast: torch.dtype | None,
+    more: tuple[Tensor, ...] = (),
 ) -> list[str]:
     """The names of the adapters that take no part in evaluation; modes and random numbers stay as they are."""
     modes = [(m, m.training) for m in backbone.modules()]
@@ -99,7 +108,7 @@ def idle_in_evaluation(
         try:
             for module, _ in modes:
                 module.training = False
-            return run(backbone, x, adapters, autocast)[1]
+            return run(backbone, x, adapters, autocast, more)[1]
         finally:
             for module, training in modes:
                 module.training = training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
@@ -28,10 +29,19 @@ class GrowingHead(GrowingModule):
             labels restart at 0 in every experience. Otherwise the tasks share the row.
     """
 
-    GROWING: ClassVar = {"weight": (0,), "bias": (0,), "row_of": (0, 1), "task_labels": (0,)}
+    GROWING: ClassVar = {
+        "weight": (0,),
+        "bias": (0,),
+        "row_of": (0, 1),
+        "task_labels": (0,),
+        "born": (0, 1),
+        "checksums": (0,),
+    }
 
     row_of: Tensor
     task_labels: Tensor
+    born: Tensor
+    checksums: Tensor
 
     def __init__(self, in_features: int, multi_head: bool = False) -> None:
         super().__init__()
@@ -40,6 +50,10 @@ class GrowingHead(GrowingModule):
         self.bias = nn.Parameter(torch.empty(0))  # (rows,)
         self.register_buffer("row_of", torch.empty(0, 0, dtype=torch.long))  # (tasks, classes)
         self.register_buffer("task_labels", torch.empty(0, dtype=torch.long))  # (tasks,)
+        # For the head as it was: the number of the task that brought each entry of row_of, and a checksum of all rows
+        # at the end of each task.
+        self.register_buffer("born", torch.empty(0, 0, dtype=torch.long))  # (tasks, classes)
+        self.register_buffer("checksums", torch.empty(0, dtype=torch.long))  # (tasks learned,)
         self.multi_head = multi_head
         self._min_width = 0
 
@@ -52,13 +66,14 @@ class GrowingHead(GrowingModule):
         self.multi_head = bool(state)
 
     @torch.no_grad()
-    def grow(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
+    def grow(self, classes: Mapping[int, Iterable[int]], number: int = 1) -> list[tuple[Tensor, Tensor]]:
         """Adds a row for each class not seen before; rows there already are copied exactly.
 
         New weights are Kaiming-uniform with linear gain, new biases 0.
 
         Args:
             classes: Class labels by task label.
+            number: Of the task that brings them, from 1.
 
         Returns:
             ``(old, new)`` for each parameter that was replaced; empty when nothing is new.
@@ -77,6 +92,8 @@ class GrowingHead(GrowingModule):
                     own[c] = table[:, c].max()  # another task's row, if any has the class
                 if own[c] < 0:
                     own[c], rows = rows, rows + 1
+        born = F.pad(self.born.cpu(), (0, width - self.born.shape[1], 0, len(table) - len(self.born)))
+        self.replace("born", torch.where((table >= 0) & (born == 0), number, born))
         self.replace("row_of", table)
         self.replace("task_labels", torch.tensor(tasks, dtype=torch.long))
         new = rows - len(self.weight)
@@ -103,6 +120,40 @@ class GrowingHead(GrowingModule):
         tasks = self.task_labels.tolist()
         found = [self.row_of[tasks.index(task), sorted(labels)] for task, labels in classes.items()]
         return torch.cat(found).unique()
+
+    # -- the head as it was ------------------------------------------------------------------------------------------
+
+    def record(self, number: int) -> None:
+        """Remembers the rows as they are at the end of task ``number``, by a checksum."""
+        kept = F.pad(self.checksums[: number - 1], (0, max(0, number - 1 - len(self.checksums))))
+        self.replace("checksums", torch.cat([kept, kept.new_tensor([self._checksum(len(self.weight))])]))
+
+    def unmoved_since(self, number: int) -> bool:
+        """Whether the rows that task ``number`` left behind are as they were at its end."""
+        return int(self.checksums[number - 1]) == self._checksum(self._rows_at(number))
+
+    @torch.no_grad()
+    def forget_after(self, number: int) -> None:
+        """Takes the classes away that came after task ``number``."""
+        rows, later = self._rows_at(number), self.born > number
+        table = self.row_of.masked_fill(later, -1)
+        tasks, classes = (table >= 0).any(1).sum(), 1 + (table >= 0).any(0).nonzero().amax()
+        self.replace("row_of", table[:tasks, :classes])
+        self.replace("born", self.born.masked_fill(later, 0)[:tasks, :classes])
+        self.replace("task_labels", self.task_labels[:tasks])
+        self.replace("weight", self.weight[:rows])
+        self.replace("bias", self.bias[:rows])
+        self.replace("checksums", self.checksums[:number])
+        self._min_width = 0
+
+    def _rows_at(self, number: int) -> int:
+        return 1 + int(self.row_of.masked_fill(self.born > number, -1).max())
+
+    def _checksum(self, rows: int) -> int:
+        """Of the first ``rows`` rows, rounded to bfloat16: a file in that type, or a wider one, leaves it as it is."""
+        values = torch.cat([self.weight[:rows].detach(), self.bias[:rows, None].detach()], dim=1)
+        content = values.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+        return int.from_bytes(hashlib.sha256(content).digest()[:7], "little")
 
     def reserve(self, width: int) -> None:
         """Makes logits at least ``width`` wide from now on, so that targets not yet seen are valid indices."""

@@ -55,6 +55,8 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         notes: The script's own values of JSON; they are saved, and here again when the run continues.
         before_saving: Called before each checkpoint, to bring the notes up to date.
         found: Whether there was a checkpoint to continue from.
+        kept: What the last checkpoint holds: how many experiences are complete, and how many epochs of the next one,
+            of which those before a resume are not counted; None while there is none.
 
     Raises:
         ValueError: The checkpoint is damaged or was made with other settings than ``about``.
@@ -86,6 +88,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
             (self.found, self._saved.get("experience"), self._saved.get("inside")),
             f"the checkpoint {str(self.path)!r}, whose folder all machines must share (found, experience, inside),",
         )
+        self.kept: tuple[int, int] | None = (self._saved["experience"], 0) if self.found else None
         self._inside = False  # whether the next experience is to be continued from its last epoch
         self._experience = 0  # experiences whose loop body is complete
         self._epochs: int | None = None  # the strategy's own number of epochs, while it is told a smaller one
@@ -183,6 +186,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         }
         if processes.is_first():
             write_tensors(self.path, _KIND, _VERSION, tensors, saved)
+        self.kept = (self._experience, self._state.epochs() if inside else 0)
         self._last = time.monotonic() - begun
         self._spent += self._last
 

@@ -17,7 +17,7 @@ from avalanche_sdlora.adapter.attention import put_layer
 from avalanche_sdlora.adapter.functional import all_factors, linear_layer
 from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.heads.classifier import gives_outputs
+from avalanche_sdlora.heads.classifier import gives_outputs, leave_plain
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
@@ -49,6 +49,7 @@ def merge(model: SDLoRAModel) -> nn.Module:
         )
     expansion, weight, bias = _classifier(model)
     backbone = copy.deepcopy(model.backbone)
+    leave_plain(backbone)
     plain: dict[int, nn.Linear] = {}  # a layer used under several names stays one
     for name, adapter in list(backbone.named_modules(remove_duplicate=False)):
         if isinstance(adapter, SDLoRALinear):

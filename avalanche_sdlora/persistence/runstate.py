@@ -48,6 +48,10 @@ class RunState:
         self._take_plugins(taker)
         self._known = taker.objects
 
+    def epochs(self) -> int:
+        """Epochs of the present experience that are complete."""
+        return int(self._strategy.clock.train_exp_epochs)
+
     def made_with(self) -> dict[str, Any]:
         """Facts that a strategy must share with the one whose state it continues from."""
         strategy = self._strategy

@@ -45,8 +45,8 @@ class FiniteLossGuard:
         iteration = int(self.first_bad)
         if iteration >= 0:
             raise FloatingPointError(
-                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch}, iteration {iteration} "
-                "(counted from 0). The model is as it was before this experience. A lower learning rate, a gradient "
+                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch + 1}, iteration "
+                f"{iteration + 1}. The model is as it was before this experience. A lower learning rate, a gradient "
                 "clip, or inputs without NaN would help"
             )
 

@@ -58,9 +58,9 @@ class ModelPluginMetric(PluginMetric[dict[str, float]]):
 
 
 def magnitude_metrics() -> list[PluginMetric]:
-    """The magnitude of each direction, ``Magnitude/.../Direction000`` and so on, averaged over the projections.
+    """The magnitude of each direction, ``Magnitude/.../Direction001`` and so on, averaged over the projections.
 
-    Direction ``k`` was begun in experience ``k``, unless reduction has merged directions. The curves show the rise of
+    Direction ``k`` was begun in task ``k``, unless reduction has merged directions. The curves show the rise of
     the early magnitudes in the paper's figure.
     """
     return [ModelPluginMetric("Magnitude", _magnitudes)]
@@ -82,7 +82,7 @@ def reduction_metrics() -> list[PluginMetric]:
 
 
 def _magnitudes(model: SDLoRAModel) -> dict[str, float]:
-    return {f"Direction{k:03d}": alpha for k, alpha in enumerate(model.magnitude_report())}
+    return {f"Direction{k:03d}": alpha for k, alpha in enumerate(model.magnitude_report(), start=1)}
 
 
 def _reductions(model: SDLoRAModel) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
+from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
 
@@ -43,27 +44,31 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     Args:
         config: Settings of the method; None: those of the strategy's ``SDLoRAModel``, or the defaults.
-        autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: as the model is.
+        precision: Precision of the forward pass: "float32", "bfloat16" or "auto"
+            (:func:`avalanche_sdlora.training.precision.autocast_dtype`); None: as the model is.
         reset_optimizer_state: A fresh optimizer state for every task, as published. With ``False`` the state of the
             parameters that stay (magnitudes, head) is kept.
         check_stream: Refuse a stream whose split seems to have lost classes by mistake
             (:func:`avalanche_sdlora.stream.check_classes`).
+        classifier: Name of the classifier in the strategy's model, or several; None: it is found.
     """
 
     def __init__(
         self,
         config: SDLoRAConfig | None = None,
-        autocast: torch.dtype | None = None,
+        precision: Precision | None = None,
         reset_optimizer_state: bool = True,
         check_stream: bool = True,
+        classifier: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if config is not None and not isinstance(config, SDLoRAConfig):
             raise TypeError(f"config={config!r}: expected an SDLoRAConfig")
-        if autocast not in (None, torch.bfloat16):  # float16 would need its loss scaled
-            raise ValueError(f"autocast={autocast!r}: expected torch.bfloat16 or None")
+        if precision is not None:
+            check_precision(precision)
         self.config = config
-        self.autocast = autocast
+        self.precision = precision
+        self.classifier = classifier
         self.reset_optimizer_state = reset_optimizer_state
         self.check_stream = check_stream
         self._checked = False
@@ -97,6 +102,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
         self.attach(strategy)
         self._outside = {"training": strategy._criterion.training}
+        for experience in strategy.current_eval_stream:  # of all, before the first: the loss of a class not seen yet
+            strategy.model.adaptation(experience)
         if self._trains:
             self._outside["random"] = random_state()
         strategy._criterion.eval()
@@ -125,11 +132,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             )
         if not adapted:
             training = strategy.model.training
-            strategy.model = SDLoRAModel(strategy.model, self.config).to(strategy.device).train(training)
+            strategy.model = (
+                SDLoRAModel(strategy.model, self.config, classifier=self.classifier).to(strategy.device).train(training)
+            )
         elif self.config is not None and self.config != strategy.model.config:
             raise ValueError(f"config={self.config}: the strategy's model was adapted with {strategy.model.config}")
-        if self.autocast is not None:
-            strategy.model.autocast = self.autocast
+        if self.precision is not None:
+            strategy.model.autocast = autocast_dtype(self.precision, strategy.device)
         if not isinstance(strategy._criterion, CurrentClassesLoss):
             strategy._criterion = CurrentClassesLoss(strategy._criterion).to(strategy.device)
         check_groups(strategy.optimizer)
@@ -311,6 +320,12 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Puts the rows of the head that learn nothing back."""
         if self._resting is not None:
             self._resting.after_step()
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Metrics of training see the classes that the loss saw: an old row that did not compete wins nothing."""
+        output, targets = strategy.mb_output, strategy.mb_y
+        if isinstance(output, Tensor) and output.dim() == 2 and len(output) == len(targets):
+            strategy.mb_output = strategy._criterion.compete(output, targets)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if a loss of the epoch was not finite: on a GPU, looking at each loss would make every step wait."""

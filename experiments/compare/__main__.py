@@ -23,7 +23,10 @@ from experiments.compare.cluster import Launcher, parse_settings, run_as_jobs
 from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.summary import remember_order
 from experiments.compare.tables import write_comparison
+from experiments.finished import check_output
+from experiments.interruption import StoppedError, leave
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 
 #: Options of a run that a comparison sets itself.
@@ -71,6 +74,7 @@ def compare(
 
     Raises:
         ValueError: A cell's folder holds results of other arguments; nothing has been run.
+        StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
     missing = [cell for cell in cells if cell.finished() is None]
     remember_order(output, [cell.stream for cell in cells], [cell.method for cell in cells])
@@ -80,12 +84,17 @@ def compare(
         ended = run_here(missing, jobs)
     else:
         ended = run_as_jobs(missing, Path(output, "jobs"), launcher, jobs, settings or {})
-    for done, (cell, error) in enumerate(ended if missing else (), start=1):
-        if error is not None:
-            failures.append(f"{cell}: {error}")
-        results = None if error else cell.finished()
-        told = f"Acc {results['acc']:.2f}, {results['seconds']['total']:.0f} s" if results else f"FAILED: {error}"
-        print(f"[{done}/{len(missing)}] {cell}: {told}", flush=True)
+    try:
+        for done, (cell, error) in enumerate(ended if missing else (), start=1):
+            if error is not None:
+                failures.append(f"{cell}: {error}")
+            print(f"[{done}/{len(missing)}] {cell}: {_told(cell, error)}", flush=True)
+    except KeyboardInterrupt:
+        kept = sum(cell.finished() is not None for cell in cells)
+        raise StoppedError(
+            f"stopped. Kept: {kept} of {len(cells)} cells, and of those that were running what their last checkpoint "
+            "holds; the same command continues"
+        ) from None
     return failures
 
 
@@ -105,12 +114,14 @@ def run_here(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, BaseExcep
             free.put(gpu)
 
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(run, cell): cell for cell in cells}
         try:
+            running = {pool.submit(run, cell): cell for cell in cells}
             for future in as_completed(running):
                 yield running[future], future.exception()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for cell in cells:
+                cell.stop()
             raise
 
 
@@ -120,6 +131,12 @@ def visible_gpus() -> list[str]:
     if named is None:
         return [str(i) for i in range(torch.cuda.device_count())]
     return [name.strip() for name in named.split(",") if name.strip()]
+
+
+def _told(cell: Cell, error: BaseException | None) -> str:
+    """What is printed of a cell that has ended."""
+    results = None if error else cell.finished()
+    return f"Acc {results['acc']:.2f}, {results['seconds']['total']:.0f} s" if results else f"FAILED: {error}"
 
 
 def main() -> None:
@@ -141,12 +158,15 @@ def main() -> None:
                     f"only={unknown}: the grid has {', '.join(methods)}{did_you_mean(unknown[0], methods)}"
                 )
             chosen = {name: methods[name] for name in own.get("only", methods)}
+            check_output(output)
             cells = plan(own["streams"], chosen, own.get("seeds", [0]), output, given)
             settings = parse_settings(own.get("submit", []))
             failures = compare(cells, output, jobs, own.get("launcher", "processes"), settings)
         write_comparison(str(output))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {in_flags(error)}")
     if failures:
         sys.exit("\n".join([f"error: {len(failures)} cells failed; the same command runs them again", *failures]))
 

@@ -21,6 +21,7 @@ from experiments.arguments import Arguments
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
     "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
 }
 
 #: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
@@ -100,7 +101,7 @@ class Method:
         return SDLoRAStrategy(
             model=model,
             optimizer=self._optimizer(arguments),
-            autocast=torch.bfloat16 if arguments.bfloat16 else None,
+            precision=arguments.precision,
             plugins=[*self._first_session(arguments), *self.plugins()],
             **settings,
         )

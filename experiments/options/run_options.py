@@ -43,6 +43,7 @@ _RANK_DEPTH = Option("sdlora.rank_depth", str, "Factors of the rank along the de
 
 #: Options that had another name in version 0.1, beside those of SD-LoRA, which are now below ``sdlora.``.
 _RENAMED = {
+    "bfloat16": "precision",
     "backbone_learning_rate": "finetune.learning_rate",
     "ewc_lambda": "ewc.weight",
     "lwf_alpha": "lwf.alpha",
@@ -51,6 +52,24 @@ _RENAMED = {
     "nlora_lambda": "nlora.weight",
     "clora_lambda": "clora.weight",
     "inflora_threshold": "inflora.threshold",
+}
+
+#: What options are called elsewhere.
+_KNOWN_ELSEWHERE = {
+    **dict.fromkeys(("lr", "rate"), "learning_rate"),
+    **dict.fromkeys(("bs", "batch", "mb_size", "train_mb_size", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("n_epochs", "num_epochs", "train_epochs"), "epochs"),
+    **dict.fromkeys(("n_tasks", "num_tasks", "experiences", "n_experiences"), "tasks"),
+    **dict.fromkeys(("model", "arch", "net"), "backbone"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("r", "lora_r", "lora_rank"), "sdlora.rank"),
+    **dict.fromkeys(("num_workers", "n_workers"), "workers"),
+    **dict.fromkeys(("out", "out_dir", "output_dir", "save_dir"), "output"),
+    **dict.fromkeys(("root", "data_dir", "data_path", "data_root"), "data"),
+    **dict.fromkeys(("gpu", "cuda"), "device"),
+    **dict.fromkeys(("amp", "autocast", "dtype", "fp16", "bf16"), "precision"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    "classifier": "sdlora.head",
 }
 
 
@@ -109,8 +128,11 @@ def renamed(name: str) -> str:
 
 
 def advice(name: str, dashes: str = "--") -> str | None:
-    """The end of a message about an option's old name; None for any other name."""
-    return None if renamed(name) == name else f": write {dashes}{renamed(name)}"
+    """The end of a message about an option's old name, or its name elsewhere; None for any other name."""
+    present = _KNOWN_ELSEWHERE.get(name, renamed(name))
+    if name == "bfloat16":
+        present += " bfloat16" if dashes else ' = "bfloat16"'
+    return None if present == name else f": write {dashes}{present}"
 
 
 def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collection[str] = ()) -> None:
@@ -151,5 +173,5 @@ def run_command(
         options,
         everyday=[*(option.name for option in more), *EVERYDAY],
         closing=closing,
-        advice=lambda name: advice(name) if renamed(name) not in without else None,
+        advice=lambda name: advice(name) if _KNOWN_ELSEWHERE.get(name, renamed(name)) not in without else None,
     )
