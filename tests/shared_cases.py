@@ -24,6 +24,7 @@ from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.lwf import LwFPlugin
 from avalanche_sdlora.processes import lifeline
+from avalanche_sdlora.training.shared_work import check_shared
 from experiments.studies.processes import Traffic, step_bytes
 from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
 from tests.interrupted import Noise
@@ -189,10 +190,12 @@ def refused(folder):
     stream = points_stream().train_stream
     model = mlp()
     scheduler = LRSchedulerPlugin(StepLR(SGD(model.parameters(), 0.1), 1), metric="train_loss")
+    elsewhere = strategy_for()
+    elsewhere.device = torch.device("cuda", processes.rank() + 1)
     return [
         error_of(lambda: strategy_for(plugins=[AGEMPlugin(5, 5)])),
         error_of(lambda: strategy_for(plugins=[scheduler]).train(stream)),
-        error_of(lambda: strategy_for(device=f"cuda:{processes.rank() + 1}")),
+        error_of(lambda: check_shared(elsewhere)),
     ]
 
 
