@@ -1,6 +1,7 @@
 """A comparison runs what is missing, refuses what does not belong together, and its statistics are right."""
 
 import csv
+import dataclasses
 import json
 import math
 import pickle
@@ -207,10 +208,15 @@ def fake_run(cell, threads, device=None):
     (cell.folder / "device").write_text(str(device))
 
 
+def on_gpu(cell):
+    arguments = dataclasses.replace(cell.arguments, device="cuda")
+    return dataclasses.replace(cell, resolved=dataclasses.replace(cell.resolved, arguments=arguments))
+
+
 def test_jobs_are_spread_over_the_visible_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setattr("experiments.compare.grid.Cell.run", fake_run)
-    cells = cells_of(tmp_path, seeds=range(4), methods={"one": {}}, device="cuda")
+    cells = [on_gpu(cell) for cell in cells_of(tmp_path, seeds=range(4), methods={"one": {}}, device="cpu")]
     assert compare.compare(cells, tmp_path, jobs=2) == []
     assert {(cell.folder / "device").read_text() for cell in cells} == {"2", "5"}
     on_cpu = cells_of(tmp_path / "cpu", methods={"one": {}}, device="cpu")
