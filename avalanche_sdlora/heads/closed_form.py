@@ -17,6 +17,7 @@ from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, project, space_of
+from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
 
 
 class Lesson(NamedTuple):
@@ -162,13 +163,15 @@ class ClosedFormHead(GrowingModule):
     def remember(self, batches: Iterable[Tensor]) -> None:
         """Keeps the features ``(n, d)`` of an experience's images, in batches, until :meth:`learn`.
 
+        Each of several processes keeps those of its own images.
+
         Raises:
-            ValueError: There are none.
+            ValueError: There are none, in any process.
         """
-        features = [x.float() for x in batches]
-        if not features:
+        features = [x.to(self.before.dtype) for x in batches]
+        if not int(all_sum(torch.tensor(sum(map(len, features)), device=self.before.device))):
             raise ValueError("batches: empty; expected the features of an experience's images")
-        self.replace("before", torch.cat(features))
+        self.replace("before", torch.cat([self.before[:0], *features]))
 
     def abandon(self) -> None:
         """Forgets that an experience has begun: the solution from before it predicts again."""
@@ -194,7 +197,8 @@ class ClosedFormHead(GrowingModule):
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
-                of :meth:`remember`.
+                of :meth:`remember`. In several processes, those of each one's own images: all of them are gathered, and
+                the first process decides and solves.
             rows: Number of rows of the linear head.
             held: ``(n,)``, which images were held out from training; None: none.
             competing: The rows that held-out images are classified among; None: all that have samples.
@@ -208,11 +212,29 @@ class ClosedFormHead(GrowingModule):
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
                 fewer rows than classes. Statistics and solution are then as they were.
         """
-        x, y = self._collected(batches, rows)
-        if not anew and len(self.before) not in (0, len(x)):
-            raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
+        x, y, before = self._collected(batches)
+        self.replace("before", before)
         held = torch.zeros(len(y), dtype=torch.bool) if held is None else held
         images = Images(x, y, held.to(y.device), competing)
+
+        def work() -> tuple[Lesson, dict[str, Tensor]]:
+            lesson = self._learn(images, rows, repeats=repeats, anew=anew, may_go_back=may_go_back)
+            return lesson, self.state_dict()
+
+        lesson, state = from_first(work)
+        if not is_first():
+            self.load_state_dict(state)
+        return lesson
+
+    def _learn(self, images: Images, rows: int, *, repeats: bool, anew: bool, may_go_back: bool) -> Lesson:
+        """:meth:`learn` from the images of all processes."""
+        x, y, held, _ = images
+        if not len(y):
+            raise ValueError("batches: without images; expected those of an experience")
+        if int(y.max()) >= rows:
+            raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(y.max())}")
+        if not anew and len(self.before) not in (0, len(x)):
+            raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
         base, frame = self._so_far(y, repeats, anew)
         remembered = len(self.before) > 0 and not anew
         after = before = None
@@ -265,15 +287,18 @@ class ClosedFormHead(GrowingModule):
             return torch.zeros(0, dtype=torch.bool)
         return trial.verdict.right[self.evidence.best(trial.verdict)]
 
-    def _collected(self, batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
-        """All features, which are needed several times, and the rows of their classes."""
-        pairs = [(x if x.dtype == torch.float64 else x.float(), y) for x, y in batches]
-        if not sum(len(y) for _, y in pairs):
-            raise ValueError("batches: without images; expected those of an experience")
-        xs, ys = (torch.cat(column) for column in zip(*pairs))
-        if int(ys.max()) >= rows:
-            raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(ys.max())}")
-        return xs, ys
+    def _collected(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """All features ``(n, d)``, which are needed several times, the rows of their classes, and those remembered.
+
+        They are those of all processes, in the order of the data set.
+        """
+        pairs = [(x if x.dtype == torch.float64 else x.to(self.before.dtype), y) for x, y in batches]
+        if pairs:
+            x, y = (torch.cat(column) for column in zip(*pairs))
+        else:
+            x, y = self.before[:0], self.statistics.labels[:0]
+        x, y = gather_rows(x, y)
+        return x, y, gather_rows(self.before)[0]
 
     def _commit(self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool) -> None:
         """Makes a trial the state of this head, with the candidate that has the most hits, ``verdict`` included."""

@@ -10,8 +10,9 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
-from avalanche_sdlora import stream
+from avalanche_sdlora import processes, stream
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.learned import align_learned, learned_state
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
@@ -21,13 +22,13 @@ from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
 from avalanche_sdlora.training.path import PathLimit
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
-from avalanche_sdlora.training.processes import check_single_process
 from avalanche_sdlora.training.randomness import random_state, set_random_state
+from avalanche_sdlora.training.shared_work import SharedWork, check_shared
 
 logger = logging.getLogger("avalanche_sdlora")
 
 
-class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Makes a supervised Avalanche strategy learn with SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198).
 
     Before each training experience it freezes and normalises the directions learned so far, opens a new one if a new
@@ -127,9 +128,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
         Raises:
             ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
-            RuntimeError: This is one of several processes.
+            RuntimeError: The processes that train together do not have the same model.
         """
-        check_single_process()
+        processes.start()
+        check_shared(strategy)
         adapted = isinstance(strategy.model, SDLoRAModel)
         check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
         twins = [plugin for plugin in strategy.plugins if isinstance(plugin, SDLoRAPlugin)]
@@ -151,6 +153,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         check_groups(strategy.optimizer)
         # Avalanche would put the frozen backbone into the optimizer, before this plugin fills it.
         strategy.make_optimizer = _leave_optimizer_alone
+        if processes.several() and not any(isinstance(plugin, SharedWork) for plugin in strategy.plugins):
+            SharedWork.join(strategy)
 
     # -- the boundary between experiences --------------------------------------------------------------------------
 
@@ -355,9 +359,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
-        if self._guard is not None:
-            clock = strategy.clock
-            self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
+        if not processes.several():
+            self._look(strategy)
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""
+        if processes.several():
+            self._look(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Rows of the head that learn nothing stay where they are, and no step is too long."""
@@ -386,6 +394,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
         self._check(strategy, None, clock.train_exp_epochs)
 
+    def _look(self, strategy: Any) -> None:
+        self._check(strategy, strategy.loss, strategy.clock.train_exp_epochs, strategy.clock.train_epoch_iterations)
+
     def _check(self, strategy: Any, loss: Tensor | None, epoch: int, iteration: int = 0) -> None:
         if self._guard is None:
             return
@@ -411,24 +422,27 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        changed = model.end_experience()
+        changed = align_learned(model, model.end_experience())
         if model.closed_form is not None and not self._learn(strategy, num_workers):
             self._point.begin_again(model)  # type: ignore[union-attr]
-            changed = model.end_experience() or True
+            align_learned(model, model.end_experience())
+            changed = True
         if changed:
             fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
+        processes.check_alike(learned_state(model), f"after experience {stream.name(strategy.experience)}")
 
     def _learn(self, strategy: Any, num_workers: int) -> bool:
         """Lets the head in closed form learn; returns whether the features stay what the experience made of them."""
-        model, labels_seen = strategy.model, set[int]()
+        model, found = strategy.model, set[int]()
 
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
             for x, y, labels in present_features(model, strategy, self._data, num_workers):
-                labels_seen.update([] if labels is None else labels.unique().tolist())
+                found.update([] if labels is None else labels.unique().tolist())
                 yield x, model.head.rows_of(y, labels)
 
         batches = list(rows())
-        compete = {task: classes for task, classes in model.head.classes_by_task().items() if task in labels_seen}
+        tasks = set().union(*processes.gather_objects(found))
+        compete = {task: classes for task, classes in model.head.classes_by_task().items() if task in tasks}
         lesson = model.closed_form.learn(
             batches,
             len(model.head.weight),
