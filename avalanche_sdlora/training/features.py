@@ -59,7 +59,7 @@ def present_features(
         num_workers: Loader processes.
     """
     training = model.training
-    data = own_part(strategy.adapted_dataset)
+    data = own_part(data)
     if not len(data):
         return
     try:

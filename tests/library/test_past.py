@@ -161,8 +161,8 @@ def test_a_solved_head_is_known_of_the_last_task_and_the_trained_one_of_all():
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
-    plain, images = tiny_vit(name, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
-    model = SDLoRAModel(copy.deepcopy(plain), SDLoRAConfig(rank=2)).eval()
+    backbone, images = tiny_vit(name, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
+    model = SDLoRAModel(copy.deepcopy(backbone), SDLoRAConfig(rank=2)).eval()
     for k in range(2):
         model.begin_experience({0: [k]})
         learn_something(model)
@@ -171,7 +171,7 @@ def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
         for _ in range(2):  # whatever was kept of merged weights
             with model.disabled_adapters() as same:
                 assert same is model
-                assert torch.equal(model.features(images), plain(images))
+                assert torch.equal(model.features(images), backbone(images))
                 with pytest.raises(RuntimeError, match="switched off"):
                     model.begin_experience({0: [5]})
             assert torch.equal(model.features(images), adapted)
@@ -179,7 +179,7 @@ def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
         raise KeyError
     torch.testing.assert_close(model.features(images), adapted)  # with gradient
     with model.disabled_adapters():
-        torch.testing.assert_close(model.features(images), plain(images))
+        torch.testing.assert_close(model.features(images), backbone(images))
 
 
 @pytest.mark.parametrize("head", ["linear", "ncm"])

@@ -7,14 +7,24 @@ from torch.utils.data import DataLoader
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, merge, save_adapters
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import MASKED
-from tests.common import MLP, learn_something, mlp, needs_bfloat16, points_stream, snapshot, strategy_for, tiny_vit
+from tests.common import (
+    MLP,
+    learn_something,
+    mlp,
+    needs_bfloat16,
+    plain,
+    points_stream,
+    snapshot,
+    strategy_for,
+    tiny_vit,
+)
 from tests.streams import STREAMS
 
 KINDS = ["ncm", "lda", "ridge", "random_ridge"]
 
 
 def config(kind, drift="none", **settings):
-    return SDLoRAConfig(
+    return plain(
         **{"rank": 2, "targets": "*", "head": kind, "drift": drift, "expansion": 40, "held_out": None, **settings}
     )
 
