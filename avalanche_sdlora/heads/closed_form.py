@@ -264,10 +264,10 @@ class ClosedFormHead(GrowingModule):
 
     def _so_far(self, y: Tensor, repeats: bool, anew: bool) -> tuple[dict[str, FeatureStatistics], Frame | None]:
         """The statistics that count beside the experience's images of the rows ``y (n,)``, and their frame."""
-        sums = dict(self.sums.items())
+        sums: dict[str, FeatureStatistics] = dict(self.sums.items())  # type: ignore[arg-type]
         if anew:
-            empty = {space: FeatureStatistics(len(s.second)).to(s.second.device) for space, s in sums.items()}
-            return empty, None if self.frame is None else Frame(len(self.frame.bias)).to(self.frame.bias.device)
+            empty = {space: FeatureStatistics(len(s.second)).to(y.device) for space, s in sums.items()}
+            return empty, None if self.frame is None else Frame(len(self.frame.bias)).to(y.device)
         base = {space: s.copy() for space, s in sums.items()}
         if repeats and len(self.before):
             for space, s in self._trials.gathered(self.before, y, self.frame, base).items():
