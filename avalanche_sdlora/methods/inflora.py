@@ -51,12 +51,12 @@ class InfLoRAPlugin(LoRAPlugin):
             projection.A.requires_grad_(False)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Designs ``A``."""
+        """Designs ``A`` of directions that begin; one that goes on, as ``B`` shows, has learned with its own."""
         for name, moment in self._moments(strategy, num_workers).items():
             adapter = strategy.model.backbone.get_submodule(name)
             basis = self.bases.get(name, moment[:, :0])
             for projection in projections_of(adapter):
-                if len(projection.A):  # not so while a run is resumed: its state comes later
+                if len(projection.A) and not projection.B.any():  # none while a run is resumed: its state comes later
                     projection.A.copy_(free_rows(moment, basis, len(projection.A)))
 
     def after_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:

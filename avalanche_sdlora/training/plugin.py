@@ -71,6 +71,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._warned: set[str] = set()
         self._task: stream.Task | None = None  # at the present experience, or the last
         self._before: stream.Task | None = None  # at the one before it
+        self._stage: tuple[int, float] | None = None  # at which the model was left
+        self._loads = 0  # states that the model had loaded when the optimizer was last looked at
         self._guard: FiniteLossGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
@@ -147,22 +149,45 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._try(strategy)
         self._warn_of_single_class(strategy, classes)
         model, keep_state = strategy.model, not self.reset_optimizer_state
-        self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
-        self._before = self._task
+        if self._stage != _stage(model):  # another state has been loaded since: of that nothing is known
+            self._task = self._point = None
+        interrupted = self._is_interrupted(strategy.experience)
+        if not interrupted:
+            self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
+            self._before = self._task
         try:
-            self._begin(strategy, classes, kwargs.get("num_workers", 0))
-        except Exception:
+            self._begin(strategy, classes, kwargs.get("num_workers", 0), interrupted)
+        except BaseException:  # half a beginning cannot be gone on with
             self._go_back(strategy)
             raise
+        self._stage = _stage(model)
 
-    def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int) -> None:
+    def _is_interrupted(self, experience: Any) -> bool:
+        """Whether ``experience`` has begun, and was left before its end by an error of somebody else or by a key."""
+        if self._point is None or self._task is None:
+            return False
+        again = self._task.is_at(experience) and not self._told
+        logger.warning(
+            "experience %s was interrupted before its end%s",
+            self._task.name,
+            ": its training goes on from where it was"
+            if again
+            else ", and another one begins: what it taught stays, but a head in closed form does not know it",
+        )
+        return again
+
+    def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int, interrupted: bool) -> None:
         model, experience = strategy.model, strategy.experience
         model.head.multi_head = self._has_many_heads(model, experience, classes)
-        task, goes_on = self._next_task(model, experience, classes)
-        self._task, self._told = task, False
+        task, goes_on = self._next_task(model.config.new_task, experience, classes)
         head = model.closed_form
-        if head is not None and (head.follows or task.repeats):  # before the boundary, which may change the function
-            head.remember(x for x, *_ in present_features(model, strategy, num_workers))
+        if interrupted and self._task is not None:  # features were remembered when it began
+            task, goes_on = self._task, True
+        elif head is not None:
+            head.abandon()  # what an interrupted experience may have left
+            if head.follows or task.repeats:  # before the boundary, which may change the function
+                head.remember(x for x, *_ in present_features(model, strategy, num_workers))
+        self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
         reset = self.reset_optimizer_state and not goes_on
         fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
@@ -170,11 +195,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
 
-    def _next_task(
-        self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]
-    ) -> tuple[stream.Task, bool]:
+    def _next_task(self, how: str, experience: Any, classes: Mapping[int, set[int]]) -> tuple[stream.Task, bool]:
         """The task that the experience belongs to, and whether it is the one learned last."""
-        how, before = model.config.new_task, self._task if int(model.experiences) else None
+        before = self._task
         goes_on = before is not None and (how == "manual" or (how == "auto" and before.goes_on_with(experience)))
         goes_on = goes_on and not self._told
         return stream.Task(experience, classes, before, goes_on), goes_on
@@ -240,7 +263,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
         self._point = self._guard = self._resting = None
-        self._task = self._before
+        self._task, self._stage = self._before, _stage(strategy.model)
 
     # -- resuming a run --------------------------------------------------------------------------------------------
 
@@ -274,11 +297,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
             self._resumes = False
+        self._stage = _stage(strategy.model)
 
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The optimizer follows a model whose parameters have been replaced, by loading a state for instance."""
+        """The optimizer follows a model whose parameters have been replaced, frozen or unfrozen."""
+        self._loads = strategy.model.loads
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
@@ -295,7 +320,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are."""
+        """Rows of the head that learn nothing stay where they are; a state loaded since the last step is followed."""
+        if self._loads != strategy.model.loads:
+            self.before_training_epoch(strategy)
         if self._resting is not None:
             self._resting.before_step()
 
@@ -332,6 +359,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._go_back(strategy)
             raise
         self._point = self._guard = self._resting = None
+        self._stage = _stage(strategy.model)
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
@@ -347,6 +375,14 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             repeats=self._task is not None and self._task.repeats,
             anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
         )
+        if self._task is not None:
+            self._task.learned = True
+
+
+def _stage(model: SDLoRAModel) -> tuple[int, float]:
+    """How far a model is along a stream: the tasks it has begun, and the samples that a head in closed form counts."""
+    head = model.closed_form
+    return int(model.experiences), 0.0 if head is None else float(head.statistics.counts.sum())
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:
