@@ -140,7 +140,8 @@ class Task:
         if before is not None and goes_on:
             for task, labels in before.classes.items():
                 self.classes.setdefault(task, set()).update(labels)
-        self.repeats = self.learned = before is not None and before.learned and before.is_at(experience)
+        self.repeats: bool = before is not None and before.learned and before.is_at(experience)
+        self.learned: bool = self.repeats
         whole = _whole(experience)
         self._part: str = _key(experience)
         self._whole: str | None = None if whole is None else _key(whole)
