@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from avalanche_sdlora.files import replacing
+from experiments.arguments import dataset_title
 from experiments.compare.summary import COMPARED, MEASURES, Estimate, Row, collect, summarize
 
 COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
@@ -51,7 +53,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The tables, one for each stream."""
     lines = [HEADER]
     for stream in dict.fromkeys(row.stream for row in rows):
-        lines += [f"**{stream}**", ""]
+        lines += [f"**{dataset_title(stream)}**", ""]
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]
@@ -98,17 +100,18 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(9.5, 4.8 * len(streams)), layout="constrained")
     for axes, stream in zip(np.ravel(figure.subplots(len(streams), squeeze=False)), streams):
         axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=list(TABLEAU_COLORS)))
+        dashes = itertools.cycle(("--", ":", "-."))  # training-free lines are black, and told apart by these
         for row in (row for row in rows if row.stream == stream and row.curves):
             estimates = [Estimate.of(column) for column in zip(*row.curves)]
             mean = np.array([e.mean for e in estimates if e])
             error = np.array([e.error or 0.0 for e in estimates if e])
             tasks = np.arange(1, len(mean) + 1)
-            style = {"color": "black"} if row.kind == "baseline" else {}
+            style: dict[str, Any] = {"color": "black", "linestyle": next(dashes)} if row.kind == "baseline" else {}
             style |= {"marker": "*"} if np.isfinite(mean).sum() == 1 else {}  # a line of one point cannot be seen
             (line,) = axes.plot(tasks, mean, label=row.method, **style)
             axes.fill_between(tasks, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(stream)
+        axes.set_title(dataset_title(stream))
         axes.set_xlabel("tasks learned")
         axes.set_ylabel("accuracy on all classes seen (%)")
         axes.spines[["top", "right"]].set_visible(False)
