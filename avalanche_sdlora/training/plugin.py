@@ -329,7 +329,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Remember the rows of the head that learn nothing; let the optimizer follow a state loaded since the last step."""
+        """Remember the rows of the head that learn nothing; a state loaded since the last step is followed."""
         if self._loads != strategy.model.loads:
             self.before_training_epoch(strategy)
         if self._resting is not None:
