@@ -54,7 +54,7 @@ def test_an_experience_that_was_left_goes_on(head, before, error, caplog):
     strategy, stream = begun(HEADS[head], Leave(error=error), before)
     with caplog.at_level(logging.WARNING, "avalanche_sdlora"):
         strategy.train(stream[before])
-    assert f"experience {before} of stream 'train' was interrupted" in caplog.text
+    assert f"experience {before + 1} of stream 'train' was interrupted" in caplog.text
     assert set(optimized(strategy)) == set(trainable(strategy))
     assert len(strategy.model.magnitudes) == before + 1
     assert counts(strategy) == ([] if head == "linear" else [20.0] * (2 * before + 2))
@@ -79,7 +79,7 @@ def test_another_experience_may_follow_what_was_left(head, caplog):
     strategy, stream = begun(HEADS[head], Leave())
     with caplog.at_level(logging.WARNING, "avalanche_sdlora"):
         strategy.train(stream[2])
-    assert "experience 1 of stream 'train' was interrupted before its end, and another one begins" in caplog.text
+    assert "experience 2 of stream 'train' was interrupted before its end, and another one begins" in caplog.text
     assert len(strategy.model.magnitudes) == 3
     if head != "linear":
         assert strategy.model.closed_form.statistics.labels.tolist() == [0, 1, 4, 5]
