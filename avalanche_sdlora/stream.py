@@ -144,8 +144,8 @@ class Task:
         self.repeats: bool = before is not None and before.learned and before.is_at(experience)
         self.learned: bool = self.repeats
         whole = _whole(experience)
-        self._part: str = _key(experience)
-        self._whole: str | None = None if whole is None else _key(whole)
+        self._part: str = key(experience)
+        self._whole: str | None = None if whole is None else key(whole)
         # An index and labels may be equal in two benchmarks; within a process the data themselves must be one object.
         self._part_data: Any = weakref.ref(experience.dataset)
         self._whole_data: Any = None if whole is None else weakref.ref(whole.dataset)
@@ -157,7 +157,7 @@ class Task:
 
     def is_at(self, experience: Any) -> bool:
         """Whether ``experience`` is the present one."""
-        return self._part == _key(experience) and _is_of(self._part_data, experience)
+        return self._part == key(experience) and _is_of(self._part_data, experience)
 
     def goes_on_with(self, experience: Any) -> bool:
         """Whether ``experience`` belongs to this task."""
@@ -165,7 +165,7 @@ class Task:
         if whole is None:
             classes = classes_by_task(experience)
             return any(self.classes.get(task, set()) & labels for task, labels in classes.items())
-        return self._whole == _key(whole) and _is_of(self._whole_data, whole)
+        return self._whole == key(whole) and _is_of(self._whole_data, whole)
 
     def state(self) -> dict[str, Any]:
         """The state for :meth:`from_state`, as values of JSON."""
@@ -192,7 +192,7 @@ def _whole(experience: Any) -> Any:
     return experience.origin_experience if experience.access_task_boundaries else None
 
 
-def _key(experience: Any) -> str:
+def key(experience: Any) -> str:
     """A text that is equal in another process for an equal experience: its name, and a checksum of its labels."""
     targets = json.dumps([int(label) for label in experience.dataset.targets])
     return f"{name(experience)} {hashlib.sha256(targets.encode()).hexdigest()}"

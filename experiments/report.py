@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.processes import size
 from experiments.accuracy import AccuracyMatrix
 
 _COLUMNS = {
@@ -140,6 +141,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "processes": size(),
     }
 
 

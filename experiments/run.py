@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from avalanche_sdlora import Checkpoint, save_adapters
+from avalanche_sdlora import Checkpoint, processes, save_adapters
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.persistence.eventfiles import rewind_events
 from benchmarks import InputSpec, check_folder, make_benchmark
@@ -44,6 +45,7 @@ def run(
     """Make one whole run, and write its files into ``arguments.output``.
 
     A run that was killed continues from the last checkpoint in that folder; one that has finished is not made again.
+    Several processes, as torchrun starts them, make the run together; the first writes the files.
 
     Args:
         arguments: The arguments that somebody gave.
@@ -62,7 +64,8 @@ def run(
         StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
     begun = time.perf_counter()
-    resolved = resolve(arguments)
+    processes.start()
+    resolved = _alike(resolve(arguments))
     arguments, method = resolved.arguments, resolved.method
     output = Path(str(arguments.output))
     check_output(output)
@@ -77,12 +80,15 @@ def run(
     model = method.model(backbone, resolved.config)  # the last thing that may be refused
     print(f"images: {benchmark.source}")
     print(f"computing in {arguments.precision} on {arguments.device}")
-    board = TensorboardLogger(str(output / "tensorboard"))
-    if not checkpoint.found:
-        rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
+    loggers = []
+    if processes.is_first():
+        board = TensorboardLogger(str(output / "tensorboard"))
+        loggers = [InteractiveLogger(), board]
+        if not checkpoint.found:
+            rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
     if method.resumable:
         print(f"writing to {output}; should this run be killed, the same command with --output {output} continues it")
-    strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=_evaluator(resolved, board))
+    strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=_evaluator(resolved, loggers))
     watch(strategy)
     clock.lap("prepare")
     train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
@@ -107,9 +113,11 @@ def run(
     except KeyboardInterrupt:
         again = f"the same command with --output {output}"
         raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
-    board.writer.flush()
 
     results = _results(resolved, benchmark, inputs, strategy, notes)
+    if not processes.is_first():
+        return results
+    board.writer.flush()
     _show(results, output / "accuracy_matrix.png", arguments.dataset)
     if method.frozen:
         save_adapters(
@@ -182,12 +190,18 @@ def loop_settings(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _evaluator(resolved: Resolved, board: TensorboardLogger) -> EvaluationPlugin:
+def _alike(resolved: Resolved) -> Resolved:
+    """The same output folder in all processes, each of which may have named it by a time of its own."""
+    output = processes.first_object(resolved.arguments.output)
+    return dataclasses.replace(resolved, arguments=dataclasses.replace(resolved.arguments, output=output))
+
+
+def _evaluator(resolved: Resolved, loggers: Sequence[Any]) -> EvaluationPlugin:
     return EvaluationPlugin(
         accuracy_metrics(epoch=True, experience=True, stream=True),
         loss_metrics(epoch=True, experience=True, stream=True),
         *resolved.method.metrics(),
-        loggers=[InteractiveLogger(), board],
+        loggers=loggers,
     )
 
 
@@ -269,8 +283,11 @@ class _Stopwatch:
 
 
 def main() -> None:
-    """The command line."""
+    """The command line; of several processes, the first speaks."""
     try:
+        processes.start()
+        if not processes.is_first():
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
         run(Arguments.from_flat(COMMAND.parse()))
     except KeyboardInterrupt as interrupt:
         leave(interrupt)
