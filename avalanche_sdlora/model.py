@@ -92,6 +92,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         self.register_buffer("rewritten", torch.tensor(0))  # the last one that changed directions frozen before it
+        #: How many states have been loaded: each may have put other tensors in place of the parameters.
+        self.loads = 0
         #: One record per projection of the reduction of rank after the last experience.
         self.reductions: list[Reduction] = []
         #: What a head in closed form decided after the last experience, as
@@ -390,7 +392,13 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
         Growth happens in :meth:`begin_experience`, which the plugin calls when training begins and never else.
         """
-        self.head.reserve(1 + max(max(classes) for classes in classes_by_task(experience).values()))
+        if len(experience.dataset):
+            self.head.reserve(1 + max(max(classes) for classes in classes_by_task(experience).values()))
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module, and counts in :attr:`loads`."""
+        self.loads += 1
+        return super().load_state_dict(*args, **kwargs)
 
     def train(self, mode: bool = True) -> SDLoRAModel:
         """Normalisation layers with running statistics stay in evaluation mode: the backbone is frozen."""

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+#: Logits are laid out by class label, so that a label of any size would take any amount of memory.
+MAX_CLASSES = 1 << 20
+
 
 def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]:
     """The class labels of an experience by task label; data without task labels count as the one task 0.
@@ -19,7 +22,7 @@ def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]
             ``Cumulative``, GDumb). None: the experience's data.
 
     Raises:
-        ValueError: There are no samples, or no ``targets`` to read.
+        ValueError: There are no samples, no ``targets`` to read, or labels that no head can have a column for.
     """
     dataset = experience.dataset if dataset is None else dataset
     targets = getattr(dataset, "targets", None)
@@ -38,6 +41,13 @@ def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]
             found[int(task)].add(int(label))
     if not found or not all(found.values()):
         raise ValueError(f"experience {name(experience)} has no samples")
+    smallest, largest = (edge(edge(labels) for labels in found.values()) for edge in (min, max))
+    if smallest < 0 or largest >= MAX_CLASSES:
+        raise ValueError(
+            f"experience {name(experience)}: its class labels reach from {smallest} to {largest}; expected whole "
+            f"numbers from 0 to {MAX_CLASSES - 1}, since logits have a column for each up to the largest. Number the "
+            "classes from 0 on, with the target_transform of the data set for instance"
+        )
     return found
 
 
@@ -130,7 +140,8 @@ class Task:
 
     Attributes:
         classes: All class labels of the task so far, by task label.
-        repeats: Whether the present experience holds the samples of the one before it.
+        repeats: Whether the present experience holds the samples of the one before it, and these have been learned.
+        learned: Whether a head in closed form counts the samples of the present experience.
     """
 
     def __init__(
@@ -140,15 +151,23 @@ class Task:
         if before is not None and goes_on:
             for task, labels in before.classes.items():
                 self.classes.setdefault(task, set()).update(labels)
-        self.repeats: bool = (
-            before is not None and before._part == key(experience) and _is_of(before._part_data, experience)
-        )
+        self.repeats: bool = before is not None and before.learned and before.is_at(experience)
+        self.learned: bool = self.repeats
         whole = _whole(experience)
         self._part: str = key(experience)
         self._whole: str | None = None if whole is None else key(whole)
         # An index and labels may be equal in two benchmarks; within a process the data themselves must be one object.
         self._part_data: Any = weakref.ref(experience.dataset)
         self._whole_data: Any = None if whole is None else weakref.ref(whole.dataset)
+
+    @property
+    def name(self) -> str:
+        """A name of the present experience for messages."""
+        return self._part.rpartition(" ")[0]
+
+    def is_at(self, experience: Any) -> bool:
+        """Whether ``experience`` is the present one."""
+        return self._part == key(experience) and _is_of(self._part_data, experience)
 
     def goes_on_with(self, experience: Any) -> bool:
         """Whether ``experience`` belongs to this task."""
@@ -161,14 +180,17 @@ class Task:
     def state(self) -> dict[str, Any]:
         """The state for :meth:`from_state`, as values of JSON."""
         classes = {str(task): sorted(labels) for task, labels in self.classes.items()}
-        return {"classes": classes, "repeats": self.repeats, "part": self._part, "whole": self._whole}
+        flags = {"repeats": self.repeats, "learned": self.learned}
+        return {"classes": classes, **flags, "part": self._part, "whole": self._whole}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Task:
         """The task that another process had when it was interrupted in this stream."""
         task = cls.__new__(cls)
         task.classes = {int(label): set(classes) for label, classes in state["classes"].items()}
-        task.repeats, task._part, task._whole = state["repeats"], state["part"], state["whole"]
+        task.repeats, task.learned, task._part, task._whole = (
+            state[name] for name in ("repeats", "learned", "part", "whole")
+        )
         task._part_data = task._whole_data = None
         return task
 

@@ -71,12 +71,13 @@ def merged_weight(weight: Tensor, updates: list[Update], dtype: torch.dtype | No
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: list[Update]) -> Tensor:
     """``x W^T + bias`` with ``W = W0 + B diag(c) A``: one product forward, one for ``x`` backward.
 
-    The gradients of ``c``, ``A``, ``B`` and ``x`` are exact. Neither ``W0``, ``bias`` nor the bank receives one.
+    The gradients of ``c``, ``A``, ``B`` and ``x`` are exact, and those of ``W0`` and ``bias`` where these have been
+    unfrozen. The bank receives none.
 
     Args:
         x: Input ``(..., in)``.
-        weight: Frozen ``W0 (out, in)``.
-        bias: Frozen ``(out,)`` or None.
+        weight: ``W0 (out, in)``.
+        bias: ``(out,)`` or None.
         updates: One per adapted block of rows.
 
     Returns:
@@ -137,7 +138,9 @@ class _AdaptedLinear(torch.autograd.Function):
                 gradients = _gradients_from_tokens(updates, g, x)
             else:
                 gradients = [_gradients_from_weight(u, g[:, u.start : u.stop].T @ x) for u in updates]
-        return dx, None, None, None, *(d for update in gradients for d in update)
+            dW = g.T @ x if ctx.needs_input_grad[1] else None  # (out, in)
+            db = g.sum(0) if ctx.needs_input_grad[2] else None  # (out,)
+        return dx, dW, db, None, *(d for update in gradients for d in update)
 
 
 class _AdaptedWeight(torch.autograd.Function):
@@ -153,7 +156,7 @@ class _AdaptedWeight(torch.autograd.Function):
         updates = _unflat(ctx.rows, ctx.saved_tensors)
         with torch.autocast(dW.device.type, enabled=False):
             gradients = [_gradients_from_weight(u, dW[u.start : u.stop].to(u.A.dtype)) for u in updates]
-        return None, None, *(d for update in gradients for d in update)
+        return dW if ctx.needs_input_grad[0] else None, None, *(d for update in gradients for d in update)
 
 
 # The gradients of ``(c, bank_A, bank_B, A, B)``, the bank's being None, can be had exactly in two ways: through the

@@ -156,7 +156,10 @@ class GrowingHead(GrowingModule):
         return int.from_bytes(hashlib.sha256(content).digest()[:7], "little")
 
     def reserve(self, width: int) -> None:
-        """Makes logits at least ``width`` wide from now on, so that targets not yet seen are valid indices."""
+        """Makes logits in evaluation at least ``width`` wide from now on, so that unseen targets are valid indices.
+
+        In training the width is that of the classes seen: sums over more columns would round differently.
+        """
         self._min_width = max(self._min_width, width)
 
     def forward(self, features: Tensor, task_labels: Tensor | None = None) -> Tensor:
@@ -190,7 +193,8 @@ class GrowingHead(GrowingModule):
 
     def row_table(self, task_labels: Tensor | None) -> Tensor:
         """The row of every class for each sample, ``(n, classes)``, or ``(1, classes)`` where all are alike."""
-        table = F.pad(self.row_of, (0, max(0, self._min_width - self.row_of.shape[1])), value=-1)
+        missing = 0 if self.training else max(0, self._min_width - self.row_of.shape[1])
+        table = F.pad(self.row_of, (0, missing), value=-1)
         if len(table) == 0:
             return table.new_full((1, max(1, table.shape[1])), -1)
         if len(table) == 1 and (task_labels is None or not self.multi_head):

@@ -53,12 +53,12 @@ class InfLoRAPlugin(LoRAPlugin, supports_distributed=True):  # type: ignore[call
             projection.A.requires_grad_(False)
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        """Designs ``A``."""
+        """Designs ``A`` of directions that begin; one that goes on, as ``B`` shows, has learned with its own."""
         for name, moment in self._moments(strategy, num_workers).items():
             adapter = strategy.model.backbone.get_submodule(name)
             basis = self.bases.get(name, moment[:, :0])
             for projection in projections_of(adapter):
-                if len(projection.A):  # while a run is resumed the state comes later
+                if len(projection.A) and not projection.B.any():  # none while a run is resumed: the state comes later
                     rank = len(projection.A)
                     projection.A.copy_(from_first(lambda m=moment, b=basis, r=rank: free_rows(m, b, r)))  # type: ignore[misc]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import avalanche.training
 import avalanche.training.plugins
+import avalanche.training.templates
 from avalanche.training.plugins import LRSchedulerPlugin
 from avalanche.training.templates.update_type import SGDUpdate
 from torch import nn
@@ -29,7 +30,7 @@ class Refusal:
     """One plugin, strategy or criterion of Avalanche that is refused.
 
     Attributes:
-        name: Its name in ``avalanche.training`` or ``avalanche.training.plugins``; subclasses are refused with it.
+        name: Its name in ``avalanche.training``, its ``plugins`` or its ``templates``; subclasses are refused with it.
         why: Goes on after "cannot work with SDLoRAPlugin: ".
         instead: Goes on after "Use ".
         condition: When it is refused, in words; empty if always.
@@ -109,8 +110,9 @@ def check_processes(strategy: Any) -> None:
 
 
 def _find(name: str) -> type | None:
-    kind = getattr(avalanche.training.plugins, name, None) or getattr(avalanche.training, name, None)
-    return kind if isinstance(kind, type) else None
+    places = (avalanche.training.plugins, avalanche.training, avalanche.training.templates)
+    kinds = (getattr(place, name, None) for place in places)
+    return next((kind for kind in kinds if isinstance(kind, type)), None)
 
 
 def _changes_directions(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
@@ -255,6 +257,11 @@ REFUSALS: tuple[Refusal, ...] = (
         "StreamingLDA",
         "it trains nothing and has no optimizer",
         'SDLoRAConfig(head="lda"), the same classifier on features that are adapted',
+    ),
+    Refusal(
+        "SupervisedMetaLearningTemplate",
+        "its inner updates, as those of LaMAML, change copies of the model and bypass the optimizer and the criterion",
+        "Replay or AGEM",
     ),
     Refusal(
         "DER",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,9 @@ class CurrentClassesLoss(GrowingModule):
     criterion's ``reduction`` is "sum".
 
     Args:
-        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``; in several processes, a mean over samples,
-            or what its ``reduction`` says.
+        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``. Its value must not depend on the logits of
+            classes that do not compete once these are very small. In several processes it is a mean over samples, or
+            what its ``reduction`` says.
 
     Attributes:
         counts: Whether the samples are this process's part of the batch; a process without one has another's sample.
@@ -56,6 +57,7 @@ class CurrentClassesLoss(GrowingModule):
         self.register_buffer("current", torch.zeros(0, dtype=torch.bool))  # (classes,)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))  # (classes,)
         self._checked = False
+        self._ignores = False  # known to ignore the classes that do not compete
         self.counts = True
         self.portion: Tensor | float = 1.0
 
@@ -69,8 +71,9 @@ class CurrentClassesLoss(GrowingModule):
         """The criterion's value for ``logits (n, classes)`` and ``targets``, ``(n,)`` or ``(n, classes)``.
 
         Raises:
-            ValueError: In training, a target is none of the classes seen. Where looking would wait for the device, only
-                the first batch of an experience is looked at.
+            ValueError: In training, a target is none of the classes seen; where looking would wait for the device, only
+                the first batch of an experience is looked at. Or the criterion counts classes that do not compete, as
+                label smoothing outside ``torch.nn.CrossEntropyLoss`` does; that is seen at the first such batch.
         """
         weight = getattr(self.criterion, "weight", None)
         classes = max(logits.shape[1], 0 if weight is None else len(weight))
@@ -90,6 +93,8 @@ class CurrentClassesLoss(GrowingModule):
         if several():
             others, factor = self._together(targets, others)
         competing = self._competing(others, classes)
+        if not self._ignores and not _is_cross_entropy(self.criterion):
+            self._ignores = self._check_ignores(logits, targets, competing)
         loss = self._criterion(logits.masked_fill(~competing, MASKED), targets, competing)
         if factor is None:
             return loss
@@ -129,9 +134,30 @@ class CurrentClassesLoss(GrowingModule):
 
     def _criterion(self, logits: Tensor, targets: Tensor, competing: Tensor) -> Tensor:
         criterion = self.criterion
-        if not isinstance(criterion, nn.CrossEntropyLoss) or not criterion.label_smoothing:
+        if not _is_cross_entropy(criterion) or not criterion.label_smoothing:  # type: ignore[attr-defined]
             return criterion(logits, targets)
-        return smoothed_cross_entropy(logits, targets, competing, criterion)
+        return smoothed_cross_entropy(logits, targets, competing, criterion)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _check_ignores(self, logits: Tensor, targets: Tensor, competing: Tensor) -> bool:
+        """Whether the criterion is known now to ignore logits that are masked; False where there are none."""
+        if bool(competing.all()):
+            return False
+        values = (MASKED, MASKED, 2 * MASKED)  # twice, since a criterion may be random
+        one, again, other = (self.criterion(logits.masked_fill(~competing, value), targets) for value in values)
+        if torch.equal(one, again) and not torch.allclose(one, other, rtol=1e-3):
+            name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+            raise ValueError(
+                f"criterion: the value of {name} depends on classes that do not compete in this batch (with logits of "
+                f"{MASKED:.0f} for them {float(one.mean()):.4g}, with {2 * MASKED:.0f} {float(other.mean()):.4g}). For "
+                "label smoothing use torch.nn.CrossEntropyLoss(label_smoothing=...), which spreads over those that do"
+            )
+        return True
+
+
+def _is_cross_entropy(criterion: Any) -> bool:
+    """Whether it computes what ``torch.nn.CrossEntropyLoss`` does; a subclass may have a forward of its own."""
+    return isinstance(criterion, nn.CrossEntropyLoss) and type(criterion).forward is nn.CrossEntropyLoss.forward
 
 
 def looking_is_free(device: torch.device) -> bool:
@@ -173,7 +199,7 @@ def smoothed_cross_entropy(
 
 def _divisor(criterion: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> Tensor:
     """What a criterion that is a mean divides the sum over the samples by, a float64 scalar."""
-    if not isinstance(criterion, nn.CrossEntropyLoss) or targets.dim() == 2:
+    if not _is_cross_entropy(criterion) or targets.dim() == 2:
         return targets.new_tensor(len(targets), dtype=torch.float64)
     counts = (targets != criterion.ignore_index).double()
     if criterion.weight is None:

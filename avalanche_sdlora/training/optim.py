@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -52,8 +51,14 @@ def check_groups(optimizer: Optimizer) -> None:
     """Refuses an optimizer whose groups cannot be filled with the parameters of a new task.
 
     Raises:
-        ValueError: It has several groups that are not named.
+        ValueError: It has several groups without names, or wraps another optimizer, whose state nobody could renew.
     """
+    inner = next((value for value in vars(optimizer).values() if isinstance(value, Optimizer)), None)
+    if inner is not None:
+        raise ValueError(
+            f"optimizer: {type(optimizer).__name__} wraps {type(inner).__name__}, whose state of an earlier task would "
+            f"stay; give the {type(inner).__name__} itself"
+        )
     names = _names(optimizer)
     if len(names) > 1 and (len(names) != len(GROUPS) or set(names) != set(GROUPS)):
         raise ValueError(
@@ -75,20 +80,21 @@ def fill_optimizer(
         parameters: The trainable parameters by group name.
         replaced: ``(old, new)`` tensors of one parameter that grew.
         reset_state: Forget all state (fresh optimizer per task, as published). Otherwise parameters that stay keep
-            their state, with zeros for new rows.
+            their state, with zeros for new rows; factored state (Adafactor) has no rows of its own and is forgotten
+            where a parameter grows.
     """
     check_groups(optimizer)
     by_name = len(optimizer.param_groups) == len(GROUPS)
+    # In place, as schedulers and closures may hold the lists.
     for group in optimizer.param_groups:
-        group["params"] = list(parameters[group["name"]]) if by_name else [p for ps in parameters.values() for p in ps]
-    state: dict[Tensor, Any] = defaultdict(dict)
-    if not reset_state:
-        previous = dict(optimizer.state)
-        for old, new in replaced:
-            if old in previous:
-                previous[new] = {key: _grown(value, old, new) for key, value in previous.pop(old).items()}
-        state.update({p: previous[p] for ps in parameters.values() for p in ps if p in previous})
-    optimizer.state = state  # type: ignore[assignment]
+        group["params"][:] = parameters[group["name"]] if by_name else [p for ps in parameters.values() for p in ps]
+    previous = {} if reset_state else dict(optimizer.state)
+    for old, new in replaced:
+        state = previous.pop(old, None)
+        if state is not None and all(_grows(value, old) for value in state.values()):
+            previous[new] = {key: _grown(value, old, new) for key, value in state.items()}
+    optimizer.state.clear()
+    optimizer.state.update({p: previous[p] for ps in parameters.values() for p in ps if p in previous})
 
 
 def holds_exactly(optimizer: Optimizer, parameters: dict[str, list[nn.Parameter]]) -> bool:
@@ -131,9 +137,13 @@ class RestingRows:
         self._before = []
 
 
+def _grows(value: Any, old: Tensor) -> bool:
+    return not isinstance(value, Tensor) or not value.dim() or value.shape == old.shape
+
+
 def _grown(value: Any, old: Tensor, new: Tensor) -> Any:
     """State of the shape of the ``old`` parameter, in the shape of the ``new`` one that begins with its rows."""
-    if not isinstance(value, Tensor) or value.shape != old.shape or not value.dim():
+    if not isinstance(value, Tensor) or not value.dim():
         return value
     grown = torch.zeros_like(new, dtype=value.dtype)
     grown[: len(value)] = value

@@ -79,6 +79,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._warned: set[str] = set()
         self._task: stream.Task | None = None  # at the present experience, or the last
         self._before: stream.Task | None = None  # at the one before it
+        self._stage: tuple[int, float] | None = None  # at which the model was left
+        self._loads = 0  # states that the model had loaded when the optimizer was last looked at
         self._guard: FiniteLossGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
@@ -184,36 +186,59 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._try(strategy)
         self._warn_of_single_class(strategy, classes)
         model, keep_state = strategy.model, not self.reset_optimizer_state
-        self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
-        self._before = self._task
+        if self._stage != _stage(model):  # another state has been loaded since: of that nothing is known
+            self._task = self._point = None
+        interrupted = self._is_interrupted(strategy.experience)
+        if not interrupted:
+            self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
+            self._before = self._task
         try:
-            self._begin(strategy, classes, kwargs.get("num_workers", 0))
-        except Exception:
+            self._begin(strategy, classes, kwargs.get("num_workers", 0), interrupted)
+        except BaseException:  # half a beginning cannot be gone on with
             self._go_back(strategy)
             raise
+        self._stage = _stage(model)
 
-    def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int) -> None:
+    def _is_interrupted(self, experience: Any) -> bool:
+        """Whether ``experience`` has begun, and was left before its end by an error of somebody else or by a key."""
+        if self._point is None or self._task is None:
+            return False
+        again = self._task.is_at(experience) and not self._told
+        logger.warning(
+            "experience %s was interrupted before its end%s",
+            self._task.name,
+            ": its training goes on from where it was"
+            if again
+            else ", and another one begins: what it taught stays, but a head in closed form does not know it",
+        )
+        return again
+
+    def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int, interrupted: bool) -> None:
         model, experience = strategy.model, strategy.experience
         model.head.multi_head = self._has_many_heads(model, experience, classes)
-        task, goes_on = self._next_task(model, experience, classes)
-        self._task, self._told = task, False
+        task, goes_on = self._next_task(model.config.new_task, experience, classes)
         head = model.closed_form
-        if head is not None and (head.follows or task.repeats or self._may_go_back(model)):
-            # Before the boundary, which may change the function.
-            head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
+        if interrupted and self._task is not None:  # features were remembered when it began
+            task, goes_on = self._task, True
+        elif head is not None:
+            head.abandon()  # what an interrupted experience may have left
+            if head.follows or task.repeats or self._may_go_back(model):
+                # Before the boundary, which may change the function.
+                head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
+        self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
         reset = self.reset_optimizer_state and not goes_on
         fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
-        if self._point is not None and self._may_go_back(model):
+        if self._point is not None and self._may_go_back(model) and not interrupted:
             self._point.keep_begun(model)
         strategy._criterion.train()
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
 
     def _set_epochs(self, strategy: Any) -> None:
-        """Gives the first experience its epochs; on resuming inside it, the model counts it already."""
+        """Gives the first experience its epochs; on going on inside it, the model counts it already."""
         self._give_epochs_back(strategy)
-        first = int(strategy.model.experiences) == int(self._resumes)
+        first = int(strategy.model.experiences) == int(self._resumes or self._point is not None)
         wanted = strategy.model.config.first_epochs
         if first and not stream.is_part(strategy.experience) and wanted > strategy.train_epochs:
             self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
@@ -227,11 +252,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
         return self._held is not None and model.closed_form is not None and model.config.boundary == "continuous"
 
-    def _next_task(
-        self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]
-    ) -> tuple[stream.Task, bool]:
+    def _next_task(self, how: str, experience: Any, classes: Mapping[int, set[int]]) -> tuple[stream.Task, bool]:
         """The task that the experience belongs to, and whether it is the one learned last."""
-        how, before = model.config.new_task, self._task if int(model.experiences) else None
+        before = self._task
         goes_on = before is not None and (how == "manual" or (how == "auto" and before.goes_on_with(experience)))
         goes_on = goes_on and not self._told
         return stream.Task(experience, classes, before, goes_on), goes_on
@@ -297,7 +320,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
         self._point = self._guard = self._resting = self._path = None
-        self._task = self._before
+        self._task, self._stage = self._before, _stage(strategy.model)
         self._give_epochs_back(strategy)
 
     # -- resuming a run --------------------------------------------------------------------------------------------
@@ -332,11 +355,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
             self._resumes = False
+        self._stage = _stage(strategy.model)
 
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Let the optimizer follow a model whose parameters have been replaced, by loading a state for instance."""
+        """Let the optimizer follow a model whose parameters have been replaced, frozen or unfrozen."""
+        self._loads = strategy.model.loads
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
@@ -368,7 +393,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._look(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are, and no step is too long."""
+        """Remember the rows of the head that learn nothing, and where the step begins; a state loaded is followed."""
+        if self._loads != strategy.model.loads:
+            self.before_training_epoch(strategy)
         if self._path is not None:
             self._path.before_step()
         if self._resting is not None:
@@ -418,6 +445,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._go_back(strategy)
             raise
         self._point = self._guard = self._resting = self._path = None
+        self._stage = _stage(strategy.model)
         self._give_epochs_back(strategy)
 
     def _end(self, strategy: Any, num_workers: int) -> None:
@@ -453,7 +481,15 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             may_go_back=self._may_go_back(model),
         )
         model.decision = lesson._asdict()
+        if self._task is not None:
+            self._task.learned = True
         return lesson.kept
+
+
+def _stage(model: SDLoRAModel) -> tuple[int, float]:
+    """How far a model is along a stream: the tasks it has begun, and the samples that a head in closed form counts."""
+    head = model.closed_form
+    return int(model.experiences), 0.0 if head is None else float(head.statistics.counts.sum())
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

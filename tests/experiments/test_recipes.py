@@ -101,7 +101,7 @@ COMPLETE = 'backbone = "b"\nsdlora.preset = "paper"\nepochs = 1\nbatch_size = 1\
         (COMPLETE + "[default]\nrank = 8", "unknown setting 'rank': write sdlora.rank"),
         (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected sgd, adam or adamw; did you mean sgd"),
         (COMPLETE + "[default]\nseed = 2", "unknown setting 'seed'"),
-        ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer, learning_rate"),
+        ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer"),
         (COMPLETE + "[defualt]", "has defualt; did you mean defualt"),
         ("epochs 2", "digits.toml: not readable as TOML"),
     ],

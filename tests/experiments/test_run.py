@@ -63,7 +63,7 @@ def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, 
         (["digits", "--epochs", "0"], "--epochs 0: expected a number above 0"),
         (["digits", "--sdlora.rank", "8,4:10"], "never increase"),
         (["digits", "--sdlora.rank_depth", "deep"], "--sdlora.rank_depth deep: expected factors such as 0.5,1.5"),
-        (["digits", "--recipe", "papr"], "--recipe papr: .*default, paper, reference, best; did you mean paper"),
+        (["digits", "--recipe", "papr"], "--recipe papr: .*default, paper, reference; did you mean paper"),
         (["digits", "--method", "sdlor"], "--method sdlor: expected one of .*did you mean sdlora"),
         (
             ["digits", "--sdlora.preset", "paper", "--sdlora.boundary", "continuous"],

@@ -12,6 +12,7 @@ from typing import Any
 
 import avalanche.training as strategies
 import avalanche.training.plugins as plugins
+import avalanche.training.templates as templates
 
 from tests.library import avalanche_strategies as make
 from tests.library.avalanche_strategies import bare, beside, template
@@ -23,13 +24,18 @@ NOT_PLUGINS = (
     strategies.ExemplarsSelectionStrategy,
 )
 
+#: Templates without a training loop.
+ABSTRACT = (templates.BaseTemplate, templates.BaseSGDTemplate)
+
 
 def exported() -> dict[str, Any]:
     """By name; functions that make a strategy, as the deprecated ``OnlineNaive`` is one, count."""
     found = {}
-    for module in (plugins, strategies):
+    for module in (plugins, strategies, templates):
         for name, thing in vars(module).items():
             makes = callable(thing) and "optimizer" in inspect.signature(thing).parameters
+            if thing in ABSTRACT:
+                continue
             if makes or (inspect.isclass(thing) and not issubclass(thing, NOT_PLUGINS)):
                 found[name] = thing
     return found
@@ -80,6 +86,7 @@ WORKS: dict[str, Entry] = {
     "EarlyStoppingPlugin": Entry(make.with_early_stopping, "needs `eval_every=1`, as on every model"),
     "LRSchedulerPlugin": Entry(make.with_scheduler, "make the scheduler of `strategy.optimizer`"),
     "Naive": Entry(partial(template, strategies.Naive)),
+    "SupervisedTemplate": Entry(partial(template, templates.SupervisedTemplate), "`SDLoRAStrategy` is made of it"),
     "OnlineNaive": Entry(make.online_naive),
     "JointTraining": Entry(partial(template, strategies.JointTraining)),
     "Cumulative": Entry(partial(template, strategies.Cumulative)),
@@ -149,5 +156,6 @@ REFUSED: dict[str, Any] = {
     "DER": partial(template, strategies.DER),
     "FeatureReplay": partial(template, strategies.FeatureReplay, last_layer_name="4"),
     "StreamingLDA": make.slda,
+    "SupervisedMetaLearningTemplate": partial(bare, templates.SupervisedMetaLearningTemplate),
     **{name: partial(bare, getattr(strategies, name)) for name in _NEVER_MADE},
 }

@@ -55,6 +55,17 @@ def test_forward_and_gradients_equal_the_dense_formula(tokens, frozen):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("read", [False, True], ids=["called", "weight read"])
+def test_an_unfrozen_weight_and_bias_get_their_gradients(read):
+    x, W0, bias, updates = problem(*THROUGH_TOKENS)
+    unfrozen = [W0.requires_grad_(), bias.requires_grad_()]
+    ours = F.linear(x, adapted_weight(W0, updates), bias) if read else adapted_linear(x, W0, bias, updates)
+    expected = F.linear(x, dense(W0, updates), bias)
+    g = torch.randn_like(ours)
+    for a, b in zip(*(torch.autograd.grad(y, [*unfrozen, *leaves(x, updates)], g) for y in (ours, expected))):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize(("tokens", "frozen"), [THROUGH_TOKENS, THROUGH_WEIGHT])
 def test_float32_gradients_are_those_of_the_dense_formula_to_1e_5(tokens, frozen):
     x, W0, bias, updates = problem(tokens, frozen, dtype=torch.float32)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch.optim import SGD
 
@@ -104,6 +105,19 @@ def test_with_inflora_old_inputs_pass_a_new_update_unchanged():
     change = (layer.merged(torch.float32) - before).double()
     assert change.norm() > 1e-2
     assert (change @ basis).norm() < 1e-5 * change.norm()
+
+
+def test_inflora_keeps_the_design_of_a_direction_that_goes_on():
+    class Look(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            self.function = strategy.model.features(torch.ones(1, 8)).detach()
+
+    look = Look()
+    strategy, stream = strategy_for(plugins=[InfLoRAPlugin(0.9), look]), points_stream().train_stream
+    strategy.train(stream[0])
+    before = strategy.model.features(torch.ones(1, 8)).detach()
+    strategy.train(stream[0])
+    torch.testing.assert_close(look.function, before)
 
 
 @needs_bfloat16

@@ -285,9 +285,10 @@ def test_periodic_evaluation_changes_nothing_that_is_learned(mode):
         ewc = EWCPlugin(10.0, mode="online", decay_factor=1.0)
         strategy = strategy_for(config=config, plugins=[ewc], eval_every=every, peval_mode=mode, train_epochs=2)
         torch.manual_seed(0)
-        for experience in points_stream().train_stream[:3]:
+        benchmark = points_stream()
+        for experience in benchmark.train_stream[:3]:
             torch.manual_seed(experience.current_experience)
-            strategy.train(experience)
+            strategy.train(experience, eval_streams=[benchmark.test_stream])  # with classes not seen yet
         importances = {name: data.data.clone() for name, data in ewc.importances[2].items()}
         learned.append((snapshot(strategy.model), importances))
     for one, other in zip(*learned):
