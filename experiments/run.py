@@ -18,9 +18,9 @@ from torch import nn
 
 from avalanche_sdlora import Checkpoint, save_adapters
 from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora.metrics import AccuracyMatrix, experience_accuracies
 from avalanche_sdlora.persistence.eventfiles import rewind_events
 from benchmarks import InputSpec, check_folder, make_benchmark
-from experiments.accuracy import AccuracyMatrix, experience_accuracies
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.methods import joined

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from experiments.compare.grid import Cell, plan, read_grid
-from experiments.compare.summary import remember_order
+from experiments.compare.folder import remember_order
 from experiments.compare.tables import write_comparison
 from experiments.near import hint
 from experiments.options.commandline import Option

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from avalanche_sdlora.files import replacing
-from experiments.compare.summary import COMPARED, MEASURES, Estimate, Row, collect, summarize
+from experiments.compare.folder import collect
+from experiments.summary import COMPARED, MEASURES, Estimate, Row, summarize
 
 COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
 

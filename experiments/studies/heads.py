@@ -26,12 +26,12 @@ from torch import Tensor
 from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
-from experiments.compare.summary import Estimate
+from experiments.summary import Estimate
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
-from experiments.report import write_json
+from experiments.results import write_json
 from experiments.resolve import resolve
 from experiments.studies.moments import Moments, gather
 

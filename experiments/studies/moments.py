@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from avalanche_sdlora import Checkpoint
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.training.features import feature_batches
-from experiments.report import write_json
+from experiments.results import write_json
 from experiments.resolve import Resolved
 from experiments.run import loop_settings, prepare
 

@@ -8,10 +8,11 @@ import sys
 import pytest
 from PIL import Image
 
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
 from experiments.compare.grid import GRIDS, material, plan, read_grid
-from experiments.compare.summary import Estimate, collect, remember_order, summarize
+from experiments.compare.folder import collect, remember_order
+from experiments.summary import Estimate, summarize
 from experiments.compare.tables import write_comparison
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from avalanche_sdlora import files
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments import report
-from experiments.accuracy import AccuracyMatrix
 
 MATRIX = AccuracyMatrix.from_rows([[91.25], [62.5, 83.75], [70.0, 40.5, 100.0]], [10, 10, 20])
 
