@@ -1,11 +1,10 @@
 """Backbones by timm name, and a micro vision transformer whose weights come with the package.
 
 Importing this module registers ``vit_micro_patch4_32.formula`` with timm: a vision transformer for 32 x 32
-images, pre-trained on generated strokes only (``experiments/pretrain.py``), small enough to be bundled. It makes
-every example and test run with real pre-trained features, without a download.
+images, pre-trained by ``experiments/studies/pretrain.py`` on generated strokes only and small enough to be bundled, so
+that every example and test runs with real pre-trained features and without a download.
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, load_state_dict, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+from avalanche_sdlora.near import did_you_mean
 
 __all__ = ["create_backbone"]
 
@@ -114,9 +115,8 @@ def _check_name(name: str, *, pretrained: bool) -> str:
     """Architecture part of ``name``, once it is known to timm and, if asked for, has weights."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists what there is."
-        raise ValueError(f"name={name!r}: timm knows no architecture {architecture!r}; {hint}")
+        hint = did_you_mean(architecture, timm.list_models()) or "; timm.list_models() lists those that it knows."
+        raise ValueError(f"name={name!r}: timm knows no architecture {architecture!r}{hint}")
     known = timm.list_models(f"{architecture}.*", include_tags=True)
     if tag and name not in known:
         tags = ", ".join(k.partition(".")[2] for k in known) or "none"

@@ -16,7 +16,7 @@ from torch import Tensor
 from avalanche_sdlora import AdaptersInfo, SDLoRAModel, load_adapters, read_adapters
 from avalanche_sdlora.backbones import create_backbone
 from benchmarks import BENCHMARKS, InputSpec, eval_transform
-from benchmarks.decode import decode_rgb
+from benchmarks.images.decode import decode_rgb
 from experiments.arguments import Arguments
 from experiments.options.commandline import CommandLine, Option
 from experiments.resolve import local_weights

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
+from avalanche_sdlora.near import did_you_mean
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, Method
-from experiments.near import hint
 from experiments.options.run_options import check_settings
 from experiments.recipes import recipe_of
 
@@ -60,7 +60,9 @@ def resolve(given: Arguments) -> Resolved:
     dataset = benchmark_name(given.dataset)
     kind = dataset.partition(":")[0]
     if given.method not in METHODS:
-        raise ValueError(f"method={given.method!r}: expected one of {', '.join(METHODS)}{hint(given.method, METHODS)}")
+        raise ValueError(
+            f"method={given.method!r}: expected one of {', '.join(METHODS)}{did_you_mean(given.method, METHODS)}"
+        )
     method = METHODS[given.method]
     check_settings(given.settings, "settings")
     for name, value in given.settings.items():

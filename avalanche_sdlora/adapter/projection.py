@@ -135,12 +135,11 @@ class Projection(GrowingModule):
         if not len(self.A):
             return
         r, A, B = len(self.A), self.A.double(), self.B.double()
-        norm, product = product_norm(A, B), factors_norm(A, B)
-        if not torch.isfinite(product * alpha):
+        norms = {"product": product_norm(A, B), "factors": factors_norm(A, B)}
+        norm = norms[config.norm]
+        if not torch.isfinite(norms["factors"] * alpha):  # the larger of the two
             raise FloatingPointError(f"the direction just learned has magnitude {float(alpha)} and norm {float(norm)}")
-        if config.norm == "factors":
-            norm = product
-        elif 0 < norm < 1e-3 * product:
+        if 0 < norm < 1e-3 * norms["factors"]:
             A, B = spectrum(A, B).factors(r)  # its columns nearly cancel, which float32 would not survive
         # Each factor at its own size. A task that taught nothing (B = 0) leaves a zero direction behind, never 0/0.
         size = torch.linalg.norm(A)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrize
 from avalanche_sdlora.adapter.attention import IN_PROJ, in_projection
 from avalanche_sdlora.adapter.layouts import block_rows, blocks, fused
 from avalanche_sdlora.adapter.linear import SDLoRALinear
+from avalanche_sdlora.near import did_you_mean
 from avalanche_sdlora.ranks import RankSchedule
 
 logger = logging.getLogger("avalanche_sdlora")
@@ -177,9 +177,8 @@ def _named(layers: dict[str, nn.Linear], pattern: str) -> dict[str, list[tuple[i
     glob, colon, suffix = pattern.partition(":")
     matches = [name for name in layers if fnmatchcase(name, glob)]
     if not matches:
-        near = difflib.get_close_matches(glob, list(layers), n=3, cutoff=0.4)
-        hint = f"near matches: {', '.join(near)}" if near else f"there are {len(layers)} nn.Linear layers"
-        raise ValueError(f"targets={pattern!r}: matches no nn.Linear of the model; {hint}")
+        hint = did_you_mean(glob, layers, cutoff=0.4) or f"; there are {len(layers)} nn.Linear layers"
+        raise ValueError(f"targets={pattern!r}: matches no nn.Linear of the model{hint}")
     if not colon:
         return {name: [(0, layers[name].out_features)] for name in matches}
     letters = _letters(pattern, suffix)

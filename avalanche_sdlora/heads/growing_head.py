@@ -126,7 +126,7 @@ class GrowingHead(GrowingModule):
 
         Where a score is below -1000, those that do not compete have one less than the smallest.
         """
-        rows = self._rows(task_labels)  # (n or 1, classes)
+        rows = self.row_table(task_labels)  # (n or 1, classes)
         if not scores.shape[1]:
             return scores.new_full((len(scores), rows.shape[1]), MASKED)
         logits = scores.gather(1, rows.clamp(min=0).expand(len(scores), -1))  # (n, classes)
@@ -135,9 +135,9 @@ class GrowingHead(GrowingModule):
 
     def rows_of(self, targets: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """The row ``(n,)`` of each sample's class, from class and task labels ``(n,)`` that have been seen."""
-        return self._rows(task_labels).expand(len(targets), -1).gather(1, targets[:, None])[:, 0]
+        return self.row_table(task_labels).expand(len(targets), -1).gather(1, targets[:, None])[:, 0]
 
-    def _rows(self, task_labels: Tensor | None) -> Tensor:
+    def row_table(self, task_labels: Tensor | None) -> Tensor:
         """The row of every class for each sample, ``(n, classes)``, or ``(1, classes)`` where all are alike."""
         table = F.pad(self.row_of, (0, max(0, self._min_width - self.row_of.shape[1])), value=-1)
         if len(table) == 0:

@@ -138,7 +138,7 @@ def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tenso
     Classes never seen have weight 0 and bias -1000.
     """
     try:
-        rows = model.head._rows(None)[0]  # (classes,)
+        rows = model.head.row_table(None)[0]  # (classes,)
     except ValueError as error:
         raise ValueError(f"model: a plain network takes no task labels, but {error}") from error
     if not len(model.head.weight):

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from avalanche_sdlora.near import did_you_mean
 from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.folder import remember_order
 from experiments.compare.tables import write_comparison
-from experiments.near import hint
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
 
@@ -92,7 +92,9 @@ def main() -> None:
             methods = read_grid(own.get("grid", "recipes"))
             unknown = [name for name in own.get("only", []) if name not in methods]
             if unknown:
-                raise ValueError(f"only={unknown}: the grid has {', '.join(methods)}{hint(unknown[0], methods)}")
+                raise ValueError(
+                    f"only={unknown}: the grid has {', '.join(methods)}{did_you_mean(unknown[0], methods)}"
+                )
             chosen = {name: methods[name] for name in own.get("only", methods)}
             failures = compare(plan(own["streams"], chosen, own.get("seeds", [0]), output, given), output, jobs)
         write_comparison(str(output))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_sdlora import SDLoRAConfig
+from avalanche_sdlora.near import did_you_mean
 from experiments.arguments import CIRCUMSTANCES, Arguments
-from experiments.near import hint
 from experiments.options.run_options import check_settings, renamed
 from experiments.recipes import flattened, read_toml
 from experiments.resolve import Resolved, resolve
@@ -144,7 +144,9 @@ def read_grid(grid: str) -> dict[str, dict[str, Any]]:
     path = Path(grid) if grid.endswith(".toml") else GRIDS / f"{grid}.toml"
     if not path.is_file() and path.parent == GRIDS:
         names = sorted(file.stem for file in GRIDS.glob("*.toml"))
-        raise ValueError(f"grid={grid!r}: there are {', '.join(names)}, or name a .toml file{hint(grid, names)}")
+        raise ValueError(
+            f"grid={grid!r}: there are {', '.join(names)}, or name a .toml file{did_you_mean(grid, names)}"
+        )
     methods = {}
     for name, settings in read_toml(path).items():
         if not isinstance(settings, dict) or not re.fullmatch(r"[\w.+=-]+", name):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from experiments.near import hint
+from avalanche_sdlora.near import did_you_mean
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
@@ -59,7 +59,7 @@ class Option:
         """What a message says of a value that the option does not take."""
         choices, kinds = _parts(self.hint)
         words = [str(choice) for choice in choices] + [_WORDS.get(kind, str(kind)) for kind in kinds]
-        near = hint(value, map(str, choices)) if isinstance(value, str) else ""
+        near = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
         expected = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
         return f"{self.name}={value!r}: expected {expected}{near}"
 
@@ -118,7 +118,7 @@ class CommandLine:
             name = word[2:].partition("=")[0]
             if word.startswith("--") and (name not in self.options or self.options[name].positional):
                 known = (option.name for option in self.options.values() if not option.positional)
-                raise ValueError(f"unknown option --{name}{self._advice(name) or hint(name, known)}")
+                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, known)}")
             if word.startswith("--"):
                 given.add(name)
         parser = ArgumentParser(exit_on_error=False, add_help=False)

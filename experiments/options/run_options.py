@@ -15,9 +15,9 @@ from typing import Any, Literal, get_type_hints
 from docstring_parser import parse
 
 from avalanche_sdlora import SDLoRAConfig
+from avalanche_sdlora.near import did_you_mean
 from experiments.arguments import NOT_IN_A_RECIPE, Arguments, Images, Machine, Training
 from experiments.methods import METHODS, Method
-from experiments.near import hint
 from experiments.options.commandline import CommandLine, Option
 
 ABOUT = "Train a method on the experiences of a data set, one after another, and report."
@@ -127,7 +127,7 @@ def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collecti
     known = run_options().keys() - NOT_IN_A_RECIPE.difference(allowed)
     for name, value in settings.items():
         if name not in known:
-            raise ValueError(f"{where}: unknown setting {name!r}{advice(name, '') or hint(name, known)}")
+            raise ValueError(f"{where}: unknown setting {name!r}{advice(name, '') or did_you_mean(name, known)}")
         if not run_options()[name].takes(value):
             raise ValueError(f"{where}: {run_options()[name].refusal(value)}")
 

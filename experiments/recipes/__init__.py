@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.near import hint
+from avalanche_sdlora.near import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,7 +76,9 @@ def recipe_of(dataset: str, name: str, *, folder: Path = FOLDER) -> dict[str, An
     """
     recipes = recipes_of(dataset, folder=folder)
     if name not in recipes:
-        raise ValueError(f"recipe={name!r}: {_path(dataset, folder)} has {', '.join(recipes)}{hint(name, recipes)}")
+        raise ValueError(
+            f"recipe={name!r}: {_path(dataset, folder)} has {', '.join(recipes)}{did_you_mean(name, recipes)}"
+        )
     return recipes[name]
 
 
@@ -103,5 +105,7 @@ def _path(dataset: str, folder: Path) -> Path:
     path = folder / f"{dataset.partition(':')[0].lower()}.toml"
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.toml"))
-        raise ValueError(f"{dataset}: no recipe; there are recipes for {', '.join(names)}{hint(path.stem, names)}")
+        raise ValueError(
+            f"{dataset}: no recipe; there are recipes for {', '.join(names)}{did_you_mean(path.stem, names)}"
+        )
     return path

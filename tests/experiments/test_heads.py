@@ -7,7 +7,7 @@ from experiments.arguments import Arguments
 from experiments.resolve import resolve
 from experiments.studies.heads import KINDS, SOURCES, evaluate, markdown, study
 from experiments.studies.moments import gather
-from tests.images import fill
+from tests.benchmarks.samples import fill
 
 
 def made_up(drift):

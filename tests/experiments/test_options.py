@@ -1,7 +1,6 @@
 """Options have one home and one name, and help has two levels."""
 
 import dataclasses
-import importlib.util
 
 import pytest
 
@@ -68,12 +67,3 @@ def test_only_what_was_given_is_returned_with_its_type():
     for wrong, message in ((["--seeds", "a"], "seeds='a': expected a whole number"), (["--stric", "1"], "mean strict")):
         with pytest.raises(ValueError, match=message):
             command.parse(wrong)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("profile_run", "profile"), ("heads_study", "heads"), ("pretrain", "pretrain")]
-)
-def test_a_command_that_moved_answers_with_its_new_name(old, new):
-    with pytest.raises(SystemExit, match=rf"^error: this command is now python -m experiments\.studies\.{new}$"):
-        importlib.import_module(f"experiments.{old}")
-    assert importlib.util.find_spec(f"experiments.studies.{new}")

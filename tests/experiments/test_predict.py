@@ -9,7 +9,7 @@ from PIL import Image
 from avalanche_sdlora import save_adapters
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from benchmarks import InputSpec
-from benchmarks.digits import load_images
+from benchmarks.datasets.digits import load_images
 from experiments.arguments import Arguments
 from experiments.predict import main, predict, probabilities, serving_notes
 from tests.common import adapted_mlp

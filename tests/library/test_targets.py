@@ -91,7 +91,7 @@ def test_patterns_name_layers_and_thirds():
         (
             ["blocks.*.atn.qkv"],
             2,
-            r"targets='blocks.*atn.qkv': matches no nn.Linear.*near matches: .*blocks.0.attn.qkv",
+            r"targets='blocks.*atn.qkv': matches no nn.Linear.*did you mean .*blocks.0.attn.qkv",
         ),
         (["*.mlp.fc1:qv", "*.mlp.fc1"], 2, "selected by more than one pattern"),
         (["*.patch_embed"], 2, "matches no nn.Linear"),

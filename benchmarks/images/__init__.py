@@ -1,0 +1,1 @@
+"""Labelled images, in memory or in files, and what happens to them before a model sees them."""

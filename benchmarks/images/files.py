@@ -1,0 +1,143 @@
+"""A data set of image files: a folder, a split of its images, and what of it can be read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torchvision.transforms import v2
+
+from benchmarks.images.cache import CachedImages
+from benchmarks.images.prepared import PreparedImages, describe
+from benchmarks.images.readable import cache_folder, look_at
+from benchmarks.images.split import Split, SplitImage, some
+from benchmarks.images.transforms import Augment, InputSpec, eval_transform, train_transform
+
+Cache = Literal["memory", "disk"]
+
+_CACHE_MB = {"memory": 4 * 1024, "disk": 32 * 1024}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Photographs in files, decoded when they are needed.
+
+    Attributes:
+        title: Says what they are and where they are.
+        root: The folder that the paths of the split start from.
+        split: The images that are used.
+        skipped: Paths of images of the split that cannot be read, and so are left out.
+        converted: How many images are in which of PIL's modes other than RGB; they are converted.
+        class_order: The order of arrival of the classes, by name, or a file of it, if one comes with the images.
+        validation: The share of the training images that stands in for the test images, if any.
+    """
+
+    title: str
+    root: Path
+    split: Split
+    skipped: tuple[str, ...] = ()
+    converted: Mapping[str, int] = field(default_factory=dict)
+    class_order: Sequence[str] | Path | None = None
+    validation: float | None = None
+
+    def readable(self) -> ImageFiles:
+        """The same without what cannot be read, which is counted in a warning.
+
+        Every file is decoded once, and looked at again only when one has changed (see
+        :func:`benchmarks.images.readable.look_at`), so that a damaged file is found now and not in the middle of a run.
+
+        Raises:
+            ValueError: Images of the split are missing, or none of a class can be read.
+        """
+        found = look_at(self.root, [image.path for image in self.split.images])
+        if found.unreadable:
+            first, why = next(iter(found.unreadable.items()))
+            warnings.warn(
+                f"{self.root}: {len(found.unreadable)} of {len(self.split.images)} images cannot be read and are left "
+                f"out: {some(found.unreadable)} ({first}: {why}).",
+                stacklevel=3,
+            )
+        skipped = tuple(sorted(found.unreadable))
+        return replace(self, split=self.split.without(found.unreadable), skipped=skipped, converted=found.converted)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in the order of the labels."""
+        return self.split.class_names
+
+    @property
+    def digest(self) -> str:
+        """That of the split."""
+        return self.split.digest
+
+    @property
+    def source(self) -> str:
+        """One line that says which images these are."""
+        n_train, n_test = (len(self.split.part(part)) for part in ("train", "test"))
+        line = describe(f"{self.title} in {self.root}", n_train, n_test, self.validation, self.skipped)
+        modes = ", ".join(f"{count} {mode}" for mode, count in self.converted.items())
+        line += f", of other colours than RGB and converted: {modes}" if modes else ""
+        return line + (f", classes in the order of {self.class_order}" if self.class_order else "")
+
+    def hold_out(self, fraction: float) -> ImageFiles:
+        """The same with training images to validate on in place of the test images; see :meth:`Split.hold_out`."""
+        return replace(self, split=self.split.hold_out(fraction), validation=fraction)
+
+    def prepare(
+        self, inputs: InputSpec, augment: Augment, *, cache: Cache | None = None, cache_mb: float | None = None
+    ) -> PreparedImages:
+        """Images and transforms; test images are resized and cropped.
+
+        With a cache, images are kept with their shorter side at the length that the evaluation resizes to, which leaves
+        every evaluation as it is, to the bit; training crops are then cut from the reduced images (see
+        :class:`benchmarks.images.cache.CachedImages`).
+
+        Args:
+            inputs: What the backbone expects.
+            augment: As for :func:`benchmarks.images.transforms.train_transform`.
+            cache: Keep decoded images: in ``memory``, for this run; on ``disk``, in the user's cache folder, for every
+                run to come; None: not at all.
+            cache_mb: So many MiB of them at most; by default 4096 in memory and 32768 on disk.
+        """
+        fixed: Any = eval_transform(inputs, crop=True)
+        shorter_side = next(step.size[0] for step in fixed.transforms if isinstance(step, v2.Resize))
+        data = []
+        for part in ("train", "test"):
+            images: list[SplitImage] = self.split.part(part)
+            data.append(
+                CachedImages(
+                    [self.root / image.path for image in images],
+                    [image.label for image in images],
+                    shorter_side=None if cache is None else shorter_side,
+                    interpolation=inputs.interpolation,
+                    **_limits(cache, cache_mb, len(images) / len(self.split.images)),
+                )
+            )
+        note = "" if cache is None else f", reduced to at most {shorter_side} pixels on the shorter side"
+        return PreparedImages(data[0], data[1], train_transform(inputs, augment), fixed, note)
+
+
+def check_cache(cache: str | None, cache_mb: float | None) -> None:
+    """Refuse a cache that cannot be.
+
+    Raises:
+        ValueError: ``cache`` is unknown, or ``cache_mb`` not above 0 or without a cache.
+    """
+    if cache is None and cache_mb is not None:
+        raise ValueError(f"cache_mb={cache_mb} limits a cache; choose cache={' or cache='.join(get_args(Cache))}.")
+    if cache is not None and cache not in get_args(Cache):
+        raise ValueError(f"Unknown cache {cache!r}; one of {', '.join(get_args(Cache))}.")
+    if cache_mb is not None and not cache_mb > 0:
+        raise ValueError(f"cache_mb={cache_mb}: expected a number above 0.")
+
+
+def _limits(cache: Cache | None, cache_mb: float | None, share: float) -> dict[str, Any]:
+    if cache is None:
+        return {}
+    limit = _CACHE_MB[cache] if cache_mb is None else cache_mb
+    if cache == "memory":
+        return {"memory_mb": limit * share}  # training and test images each have a region of their own
+    return {"cache_dir": cache_folder() / "images", "disk_mb": limit}
