@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,15 +145,50 @@ def _accuracy(head: ClosedFormHead, batches: Any) -> float:
     return 100 * hits / seen
 
 
-def head_results(own: Sequence[Any], follows: bool, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The accuracies of all sources, as ``results.json`` has them.
+class Costly:
+    """Everything that ``--figures all`` adds to a run.
 
     Args:
-        own: The accuracies of the model itself.
-        follows: Whether its head follows the features.
-        found: ``frozen`` and ``stale`` rows and the last row of the ``oracle``.
+        strategy: Before any training of this program.
+        train: The training stream.
+        test: The test stream.
+        workers: Processes that load images.
+        notes: What is kept with every checkpoint. After a resume the stale statistics are gone, and with them their
+            curve.
     """
-    rows = {"frozen": found["frozen"], "none": found["stale"] if follows else own}
-    rows |= {"linear": own} if follows else {}
-    rows["oracle"] = [*([None] * (len(own) - 1)), found["oracle"]]
-    return {source: {"accuracy_matrix": matrix} for source, matrix in rows.items()}
+
+    def __init__(
+        self, strategy: Any, train: Sequence[Any], test: Sequence[Any], workers: int, notes: dict[str, Any]
+    ) -> None:
+        self._strategy, self._test, self._workers = strategy, test, workers
+        self._notes: dict[str, Any] = notes.setdefault("costly", {})
+        self._learned = 0
+        self._heads = None
+        if strategy.model.closed_form is not None:
+            strategy.model.to(strategy.device)
+            self._heads = HeadSources(strategy, train, test, workers)
+            if "frozen" not in self._notes:
+                self._notes |= {"frozen": self._heads.frozen(), "stale": []}
+
+    def after(self, done: int, solutions: Sequence[Tensor | None]) -> None:
+        """Measure after so many experiences, with the solutions of them as the metric has them."""
+        if done == 2 and len(solutions) == 2 and solutions[0] is not None:
+            self._notes["path"] = path(self._strategy, solutions[0], self._test[:2], self._workers)
+        if self._heads is not None and self._learned == done - 1:
+            self._learned = done
+            self._notes["stale"].append(self._heads.stale(done))
+
+    def results(self, own: Sequence[Any]) -> dict[str, Any]:
+        """What ``results.json`` has of it, beside the model's own accuracies."""
+        found = {"path": self._notes["path"]} if "path" in self._notes else {}
+        if self._heads is None:
+            return found
+        head = self._strategy.model.closed_form
+        sources: dict[str, Any] = {"frozen": self._notes["frozen"]}
+        if head.frame is None:
+            sources["none"] = list(own)
+        else:
+            sources |= {"none": self._notes["stale"]} if len(self._notes["stale"]) == len(own) else {}
+            sources["linear"] = list(own)
+        sources["oracle"] = [*([None] * (len(own) - 1)), self._heads.oracle()]
+        return {**found, "heads": {name: {"accuracy_matrix": rows} for name, rows in sources.items()}}

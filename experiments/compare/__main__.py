@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from avalanche_sdlora.near import did_you_mean
-from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.folder import remember_order
+from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.tables import write_comparison
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command

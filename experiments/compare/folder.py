@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.results import write_json
 from experiments.summary import Results
+
+
+def cell_folder(folder: str | Path, stream: str, method: str, seed: int) -> Path:
+    """The folder of one run of a comparison."""
+    return Path(folder, re.sub(r"[^\w.-]+", "_", stream), method, f"seed{seed}")
 
 
 def remember_order(folder: str | Path, streams: Sequence[str], methods: Sequence[str]) -> None:

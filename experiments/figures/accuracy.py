@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from experiments.figures.style import Results, heat_map, lines, titled
+from experiments.figures.style import Results, heat_map, lines, rows_height, titled
 
 #: What a closed-form head's statistics were gathered from, by the names in ``results.json``.
 HEADS = {
@@ -51,7 +51,7 @@ def accuracy_matrix(results: Results) -> Any:
             alt.Tooltip("value:Q", title="accuracy (%)", format=".2f"),
         ],
     )
-    return titled(chart, "Accuracy on every task, after every task", [results], alt.Step(26 if n <= 12 else 12))
+    return titled(chart, "Accuracy on every task, after every task", [results], rows_height(n))
 
 
 def accuracy_over_tasks(results: Results) -> Any:
@@ -88,7 +88,7 @@ def _curves(curves: Mapping[str, Sequence[Any]], title: str, results: Results) -
     return titled(over_tasks(rows, list(curves)), title, [results])
 
 
-def over_tasks(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> alt.LayerChart:
+def over_tasks(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
     """Lines of ``accuracy`` over ``tasks``, one for each name."""
     ticks = sorted({row["tasks"] for row in rows})
     return lines(
@@ -96,7 +96,7 @@ def over_tasks(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> alt.L
         alt.X(
             "tasks:Q",
             title="tasks learned",
-            axis=alt.Axis(values=ticks if len(ticks) <= 12 else None, format="d", tickMinStep=1),
+            axis=alt.Axis(format="d", tickMinStep=1, tickCount=len(ticks)),
             scale=alt.Scale(domain=[min(ticks), max(max(ticks), min(ticks) + 1)], nice=False),
         ),
         alt.Y("accuracy:Q", title="mean accuracy on tasks so far (%)", scale=alt.Scale(zero=False)),

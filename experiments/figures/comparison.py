@@ -66,13 +66,13 @@ def _front(rows: Sequence[Row], runs: Sequence[Results], measure: str, label: st
     front = [data[i] for i in pareto(points)]
     x = alt.X("cost:Q", title=label, scale=alt.Scale(type="log", nice=True, padding=12), axis=alt.Axis(format="~s"))
     y = alt.Y("acc:Q", title="Acc at the end (%)", scale=alt.Scale(zero=False, padding=8))
-    names = [d["name"] for d in data]
+    names = [str(d["name"]) for d in data]
     colour = alt.Color(
         "name:N",
         title=None,
         sort=None,
         scale=alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]),
-        legend=alt.Legend(orient="bottom", columns=1 if max(map(len, map(str, names))) > 22 else 2, labelLimit=330),
+        legend=alt.Legend(orient="bottom", columns=1 if max(map(len, names)) > 22 else 2, labelLimit=330),
     )
     shape = alt.Shape("name:N", sort=None, scale=alt.Scale(domain=names), title=None)
     tooltip = [

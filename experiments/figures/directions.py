@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from experiments.figures.style import Results, heat_map, lines, titled
+from experiments.figures.style import Results, heat_map, lines, rows_height, titled
 
 
 def sizes(results: Results) -> Any | None:
@@ -23,20 +23,24 @@ def sizes(results: Results) -> Any | None:
     if not rows:
         return None
     n = max(row["direction"] for row in rows)
+    largest = max(row["value"] for row in rows)
+    # Small sizes as thousandths: their numbers must fit into a cell.
+    unit, told = (1000, "thousandths") if largest < 0.1 else (1, "no unit")
+    rows = [{**row, "value": unit * row["value"]} for row in rows]
     chart = heat_map(
         rows,
         alt.X("direction:O", title="direction learned at task", axis=alt.Axis(labelAngle=0)),
         alt.Y("after:O", title="after learning task"),
-        label="size of its contribution, Frobenius norm (no unit)",
-        form=".2f" if n <= 6 else ".1f",
+        label=f"size of its contribution, Frobenius norm ({told})",
+        form=".2f" if unit * largest < 10 and n <= 8 else ".1f",
         cells=n,
         tooltip=[
             alt.Tooltip("direction:O", title="direction learned at task"),
             alt.Tooltip("after:O", title="after learning task"),
-            alt.Tooltip("value:Q", title="size", format=".4f"),
+            alt.Tooltip("value:Q", title=f"size ({told})", format=".4f"),
         ],
     )
-    return titled(chart, "Size of each direction after each task", [results], alt.Step(26 if n <= 12 else 12))
+    return titled(chart, "Size of each direction after each task", [results], rows_height(n))
 
 
 def residuals(results: Results) -> Any | None:
@@ -58,7 +62,12 @@ def residuals(results: Results) -> Any | None:
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5)
         .encode(
-            x=alt.X("iteration:Q", title="training iterations of the task (log)", scale=alt.Scale(type="log", base=2)),
+            x=alt.X(
+                "iteration:Q",
+                title="training iterations of the task (log)",
+                scale=alt.Scale(type="log", base=2),
+                axis=alt.Axis(values=sorted({int(row["iteration"]) for row in rows}), format="d"),
+            ),
             y=alt.Y("value:Q", title="residual (0 explained, 1 new)", scale=alt.Scale(zero=False)),
             color=alt.Color(
                 "depth:Q",
@@ -108,7 +117,7 @@ def similarities(results: Results) -> Any | None:
         ],
     )
     chart = chart.transform_filter("datum.layer === layer").add_params(chosen)
-    return titled(chart, "Similarity of the directions of two tasks", [results], alt.Step(26 if n <= 12 else 12))
+    return titled(chart, "Similarity of the directions of two tasks", [results], rows_height(n))
 
 
 def distances(results: Results) -> Any | None:
@@ -129,7 +138,7 @@ def distances(results: Results) -> Any | None:
         alt.X("other:N", title="from the solution after task", sort=names, axis=alt.Axis(labelAngle=0)),
         alt.Y("one:N", title="to the solution after task", sort=names),
         label="distance (% of the pre-trained weights' norm)",
-        form=".1f",
+        form=".1f" if max(row["value"] for row in rows) >= 1 else ".2f",
         domain=(0.0, max(row["value"] for row in rows)),
         cells=n,
         tooltip=[
@@ -138,7 +147,7 @@ def distances(results: Results) -> Any | None:
             alt.Tooltip("value:Q", title="distance (%)", format=".3f"),
         ],
     )
-    return titled(chart, "Distance of the tasks' solutions", [results], alt.Step(26 if n <= 13 else 12))
+    return titled(chart, "Distance of the tasks' solutions", [results], rows_height(n))
 
 
 def path(results: Results) -> Any | None:

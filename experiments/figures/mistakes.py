@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from experiments.figures.style import MIDDLE, Results, heat_map, titled
+from experiments.figures.style import MIDDLE, Results, heat_map, rows_height, titled
 
 
 def task_of_class(results: Results) -> dict[int, int]:
@@ -53,7 +53,7 @@ def confusion_of_tasks(results: Results) -> Any | None:
             alt.Tooltip("images:Q", title="images"),
         ],
     )
-    return titled(chart, "Which task's classes images are taken for", [results], alt.Step(26 if n <= 12 else 12))
+    return titled(chart, "Which task's classes images are taken for", [results], rows_height(n))
 
 
 def confusion_of_classes(results: Results) -> Any | None:
@@ -75,7 +75,7 @@ def confusion_of_classes(results: Results) -> Any | None:
     ]
     n = len(order)
     shown = {"labelExpr": f"{[names[label] for label in order]!r}[datum.value]"} if n <= 12 else {"labels": False}
-    axis = alt.Axis(ticks=False, labelLimit=90, labelAngle=0, labelOverlap=True, **shown)  # type: ignore[arg-type]
+    axis = alt.Axis(ticks=False, labelLimit=90, labelAngle=0, labelOverlap=True, **shown)
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_rect()

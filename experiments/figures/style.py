@@ -66,12 +66,20 @@ def _lines(parts: Sequence[str]) -> list[str]:
     return lines
 
 
-def titled(chart: Any, title: str, runs: Sequence[Results], height: int | alt.Step = 260) -> Any:
+def titled(chart: Any, title: str, runs: Sequence[Results], height: int = 260) -> Any:
     """A chart with its title and where it is from, as wide as the page that shows it."""
     told = alt.TitleParams(
         textwrap.wrap(title, 52), subtitle=provenance(runs), anchor="start", frame="bounds", offset=10
     )
-    return chart.properties(title=told, width="container", height=height).configure_view(strokeWidth=0)
+    # Only the width follows the page.
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    sized = chart.properties(title=told, width="container", height=height, autosize=fit)
+    return sized.configure_view(strokeWidth=0)
+
+
+def rows_height(rows: int) -> int:
+    """The height in pixels of a heat map with so many rows."""
+    return rows * (26 if rows <= 13 else 12)
 
 
 def file_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def heat_map(
     cells: int,
     tooltip: Sequence[alt.Tooltip],
     scheme: str = SEQUENTIAL,
-) -> alt.LayerChart:
+) -> Any:
     """A heat map of the field ``value``, with its numbers where they fit.
 
     Args:
@@ -136,7 +144,7 @@ def lines(
     *,
     title: str | None = None,
     tooltip: Sequence[alt.Tooltip],
-) -> alt.LayerChart:
+) -> Any:
     """A line for each ``name``, told apart by colour and dash; a band where rows have ``low`` and ``high``.
 
     Args:
@@ -147,7 +155,14 @@ def lines(
         title: Title of the legend.
         tooltip: What a pointer shows.
     """
-    legend = alt.Legend(orient="bottom", columns=1 if max(map(len, names)) > 22 else 2, labelLimit=330, symbolSize=160)
+    legend = alt.Legend(
+        orient="bottom",
+        columns=1 if max(map(len, names)) > 22 else 2,
+        labelLimit=330,
+        symbolType="stroke",
+        symbolSize=260,
+        symbolStrokeWidth=2.5,
+    )
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     dashes = [DASHES[(i // len(COLOURS) + i) % len(DASHES)] for i in range(len(names))]
     scale = alt.Scale(domain=list(names), range=colours)
@@ -160,7 +175,9 @@ def lines(
     # Points show a line of one point, too; the legend shows lines.
     layers: list[Any] = []
     if any("low" in row for row in rows):
-        layers.append(base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None)))
+        plain = alt.Color("name:N", scale=scale, legend=None, sort=None)
+        band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q", color=plain)
+        layers.append(band.encode(tooltip=alt.value(None)))
     layers.append(base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash))
     layers.append(base.mark_point(filled=True, size=38, opacity=1).encode(y=y, tooltip=list(tooltip)))
     return alt.layer(*layers)

@@ -17,7 +17,7 @@ _LOOK = 0.25  # seconds between two looks at the loss, which may wait for the de
 _PLAIN = 30.0  # seconds between two lines where a line cannot be rewritten
 
 
-class Progress(BaseLogger, SupervisedPlugin):  # type: ignore[misc]
+class Progress(BaseLogger, SupervisedPlugin):
     """Tells where training is: on a terminal in one line that is rewritten, in a file or a pipe every half minute.
 
     When an experience has been evaluated, a line stays that says how it went.
@@ -71,7 +71,7 @@ class Progress(BaseLogger, SupervisedPlugin):  # type: ignore[misc]
         images, since = self._rate_from
         self._say(
             f"{self._where(clock.train_exp_counter)} · epoch {clock.train_exp_epochs + 1} of {strategy.train_epochs} · "
-            f"loss {float(strategy.loss):.3f} · accuracy {100 * self._hits / self._seen:.0f} % · "
+            f"loss {float(strategy.loss.detach()):.3f} · accuracy {100 * self._hits / self._seen:.0f} % · "
             f"{(self._work - images) / max(now - since, 1e-6):.0f} images/s{self._left(strategy, now)}"
         )
 

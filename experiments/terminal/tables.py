@@ -14,7 +14,7 @@ from avalanche_sdlora.metrics import AccuracyMatrix
 _COLUMNS = {
     "acc": "Acc",
     "aaa": "AAA",
-    "pooled_acc": "pooled Acc",
+    "pooled_acc": "pooled",
     "forgetting": "forgetting",
     "bwt": "BWT",
 }
@@ -39,7 +39,7 @@ def print_report(
         console: Console to print on; the terminal by default.
     """
     console = console or Console()
-    console.print(f"{escape(name)}: accuracy (%) on the experience of a column after training on that of a row")
+    console.print(f"{escape(name)}: accuracy (%) on the task of a column after learning that of a row")
     console.print(_matrix_table(matrix, console.width))
     console.print(_summary_table({name: matrix, **(baselines or {})}))
     if parameters:
@@ -51,14 +51,14 @@ def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:
     decimals = 1 if 6 * len(matrix) + 6 <= width else 0  # a long stream must fit the terminal
     table.add_column("", justify="right", style="bold")
     for j in range(len(matrix)):
-        table.add_column(str(j), justify="right")
+        table.add_column(str(j + 1), justify="right")
     for i, row in enumerate(matrix.rows()):
-        table.add_row(str(i), *(f"{accuracy:.{decimals}f}" for accuracy in row or []))
+        table.add_row(str(i + 1), *(f"{accuracy:.{decimals}f}" for accuracy in row or []))
     return table
 
 
 def _summary_table(results: Mapping[str, AccuracyMatrix | Mapping[str, float]]) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("percent", overflow="fold")
     for label in _COLUMNS.values():
         table.add_column(label, justify="right")

@@ -10,10 +10,10 @@ from PIL import Image
 
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
-from experiments.compare.grid import GRIDS, material, plan, read_grid
 from experiments.compare.folder import collect, remember_order
-from experiments.summary import Estimate, summarize
+from experiments.compare.grid import GRIDS, material, plan, read_grid
 from experiments.compare.tables import write_comparison
+from experiments.summary import Estimate, summarize
 
 
 def finish(cell, acc, baseline=90.0):

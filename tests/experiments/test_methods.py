@@ -11,12 +11,12 @@ from avalanche_sdlora.learned import learned_state
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
-from experiments.compare.grid import plan, read_grid
 from experiments.compare.folder import remember_order
+from experiments.compare.grid import plan, read_grid
 from experiments.compare.tables import write_comparison
 from experiments.methods import METHODS, joined
-from experiments.results import write_json
 from experiments.resolve import resolve
+from experiments.results import write_json
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
