@@ -88,9 +88,9 @@ def make_benchmark(
         root: A folder with the benchmark's files, where it needs any.
         augment: Training augmentation, ``paper``, ``flip`` or ``none``; by default the benchmark's own.
         task_labels: Make the task-incremental version.
-        cache: Keep decoded images in ``memory`` or on ``disk``; not for ``cifar100``, ``digits`` and ``omniglot``,
-            which hold their small images in memory anyway.
-        cache_mb: The cache takes so many MiB at most; by default 4096 in memory and 32768 on disk.
+        cache: ``disk``: keep decoded images in the user's cache folder; not for ``cifar100``, ``digits`` and
+            ``omniglot``, which hold their small images in memory anyway.
+        cache_mb: The size of the cache in MiB at most; by default 32768.
         validation: Choose a recipe with this: such a share of the training images of each class, between 0 and 1, is
             held out of the train stream and makes the whole test stream, whatever the seed. No test image is in either.
         split: A split, or the file of one (see :func:`export_split`), instead of the benchmark's own; for

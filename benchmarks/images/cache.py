@@ -1,7 +1,7 @@
-"""Image files as uint8 pixels, decoded once: a bounded cache in memory or on disk.
+"""Image files as uint8 pixels, decoded once where a store keeps them.
 
-Decoding a photograph takes longer than everything else that happens to it before the model. What is kept is the
-decoded image, before any augmentation, so a cached epoch is as random as any other.
+Decoding a photograph takes longer than everything else that happens to it before the model. The decoded image is kept
+as it is before any augmentation, so a cached epoch is as random as any other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.images.decode import Pixels, decode_rgb, unreadable
-from benchmarks.images.stores import make_store
+from benchmarks.images.store import ImageStore
 from benchmarks.images.threads import one_thread
 
 _FORMAT = 1  # part of every key: another way of decoding or storing counts it up
@@ -32,30 +32,23 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
     detail than one from the file. ``shorter_side=None`` keeps files as they are and everything exact, at two to
     several times the space. With or without a cache the pixels are the same.
 
-    What does not fit any more is decoded every time: first come, first kept. A file that has changed is decoded
-    again. Pixels handed out are the caller's own to change.
-
-    In memory, one region is shared with the loader processes that are forked, so that an image which one of them
-    decodes is there for all, in every epoch. A copy made by pickling, as for processes that are spawned, has no
-    cache. On disk, a file an image is shared by everything that names the folder, runs at the same time too.
-    It may be deleted at any time; what is left of an interrupted run is recognised.
+    A file that has changed is decoded again. Pixels handed out are the caller's own to change.
 
     Args:
         paths: The files.
         targets: A whole-number label each, as Avalanche reads them.
         shorter_side: Pixels; None: as in the file.
-        interpolation: How images are reduced, as in :class:`benchmarks.images.transforms.InputSpec`.
-        memory_mb: Keep images in memory, in so many MiB at most; the memory is taken as it fills.
-        cache_dir: Keep images in this folder instead (POSIX systems only).
-        disk_mb: So many MiB there at most, counting everything that the folder holds.
+        interpolation: How images are reduced, as in :class:`benchmarks.InputSpec`.
+        store: Keeps decoded images, also from one run to the next; an image for which it has no room is decoded every
+            time.
 
     Attributes:
         paths: The files, as absolute paths.
         targets: Their labels.
 
     Raises:
-        ValueError: The arguments do not fit together, or the cache cannot be had. Later, by indexing: a file cannot
-            be read as an image; the message names it.
+        ValueError: The arguments do not fit together. Later, by indexing: a file cannot be read as an image; the
+            message names it.
     """
 
     def __init__(
@@ -65,9 +58,7 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
         *,
         shorter_side: int | None = None,
         interpolation: str = "bicubic",
-        memory_mb: float | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        disk_mb: float | None = None,
+        store: ImageStore | None = None,
     ) -> None:
         if len(paths) != len(targets):
             raise ValueError(f"Expected a label for each image; got {len(paths)} images and {len(targets)} labels.")
@@ -77,7 +68,7 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
         self.targets = [int(target) for target in targets]
         self._shorter_side = shorter_side
         self._mode = InterpolationMode(interpolation)
-        self._store = make_store(len(paths), memory_mb, cache_dir, disk_mb)
+        self._store = store
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -88,10 +79,10 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
             pixels = self._decode(path)
         else:
             key = self._key(path)
-            found = self._store.get(index, key)
+            found = self._store.get(key)
             pixels = self._decode(path) if found is None else found
             if found is None:
-                self._store.put(index, key, pixels)
+                self._store.put(key, pixels)
         # The channels stay innermost in memory, where decoders put them and resizing is fastest.
         return torch.from_numpy(pixels).permute(2, 0, 1), self.targets[index]
 

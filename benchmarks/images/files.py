@@ -14,11 +14,12 @@ from benchmarks.images.cache import CachedImages
 from benchmarks.images.prepared import PreparedImages, describe
 from benchmarks.images.readable import cache_folder, look_at
 from benchmarks.images.split import Split, SplitImage, some
+from benchmarks.images.store import ImageStore
 from benchmarks.images.transforms import Augment, InputSpec, eval_transform, train_transform
 
-Cache = Literal["memory", "disk"]
+Cache = Literal["disk"]
 
-_CACHE_MB = {"memory": 4 * 1024, "disk": 32 * 1024}
+_CACHE_MB = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ class ImageFiles:
         Args:
             inputs: What the backbone expects.
             augment: As for :func:`benchmarks.images.transforms.train_transform`.
-            cache: Keep decoded images: in ``memory``, for this run; on ``disk``, in the user's cache folder, for every
-                run to come; None: not at all.
-            cache_mb: So many MiB of them at most; by default 4096 in memory and 32768 on disk.
+            cache: ``disk``: keep decoded images in the user's cache folder, for every run to come; None: keep
+                none.
+            cache_mb: The size of the cache in MiB at most; by default 32768.
         """
         fixed: Any = eval_transform(inputs, crop=True)
         shorter_side = next(step.size[0] for step in fixed.transforms if isinstance(step, v2.Resize))
+        store = None if cache is None else ImageStore(cache_folder() / "decoded", cache_mb or _CACHE_MB)
         data = []
         for part in ("train", "test"):
             images: list[SplitImage] = self.split.part(part)
@@ -113,7 +115,7 @@ class ImageFiles:
                     [image.label for image in images],
                     shorter_side=None if cache is None else shorter_side,
                     interpolation=inputs.interpolation,
-                    **_limits(cache, cache_mb, len(images) / len(self.split.images)),
+                    store=store,
                 )
             )
         note = "" if cache is None else f", reduced to at most {shorter_side} pixels on the shorter side"
@@ -127,17 +129,8 @@ def check_cache(cache: str | None, cache_mb: float | None) -> None:
         ValueError: ``cache`` is unknown, or ``cache_mb`` not above 0 or without a cache.
     """
     if cache is None and cache_mb is not None:
-        raise ValueError(f"cache_mb={cache_mb} limits a cache; choose cache={' or cache='.join(get_args(Cache))}.")
+        raise ValueError(f"cache_mb={cache_mb} limits a cache; choose cache=disk.")
     if cache is not None and cache not in get_args(Cache):
-        raise ValueError(f"Unknown cache {cache!r}; one of {', '.join(get_args(Cache))}.")
+        raise ValueError(f"cache={cache!r}: expected disk, from which the system reads as fast as from memory.")
     if cache_mb is not None and not cache_mb > 0:
         raise ValueError(f"cache_mb={cache_mb}: expected a number above 0.")
-
-
-def _limits(cache: Cache | None, cache_mb: float | None, share: float) -> dict[str, Any]:
-    if cache is None:
-        return {}
-    limit = _CACHE_MB[cache] if cache_mb is None else cache_mb
-    if cache == "memory":
-        return {"memory_mb": limit * share}  # training and test images each have a region of their own
-    return {"cache_dir": cache_folder() / "images", "disk_mb": limit}

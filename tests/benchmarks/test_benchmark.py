@@ -102,7 +102,7 @@ def test_a_class_order_can_be_given(tmp_path, as_file):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cache": "memory"}, "digits decodes no files"),
+        ({"cache": "disk"}, "digits decodes no files"),
         ({"split": "split.json"}, "the images of digits are no files"),
         ({"augment": "papre"}, "Unknown augmentation"),
         ({"validation": 1.5}, "validation=1.5: expected"),
@@ -122,7 +122,7 @@ def test_options_that_cannot_be_used(options, message):
         ({"n_experiences": 2}, "choose a divisor of 3"),
         ({"class_order": ["a", "b", "x"]}, "missing: c; unknown: x"),
         ({"validation": 0.0}, "validation=0.0: expected"),
-        ({"cache": "memory", "cache_mb": -1}, "cache_mb=-1: expected"),
+        ({"cache": "disk", "cache_mb": -1}, "cache_mb=-1: expected"),
         ({"split": "/no/such/file"}, "/no/such/file cannot be read as a split"),
     ],
 )

@@ -13,6 +13,7 @@ from experiments.compare import __main__ as compare
 from experiments.compare.folder import collect, remember_order
 from experiments.compare.grid import GRIDS, material, plan, read_grid
 from experiments.compare.tables import write_comparison
+from experiments.results import environment
 from experiments.summary import Estimate, summarize
 
 
@@ -28,7 +29,10 @@ def finish(cell, acc, baseline=90.0):
         else {},
         "parameters": [{"kept": 5}, {"kept": 10}],
         "seconds": {"train": 2.0, "evaluate": 1.0, "total": 9.0},
+        "test_samples": [10, 10],
         "seed": cell.arguments.seed,
+        "method": cell.resolved.method.label,
+        "environment": environment(),
         "arguments": cell.arguments.flat(),
         "config": cell.resolved.described(),
     }

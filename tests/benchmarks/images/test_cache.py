@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import pickle
+import resource
+import time
 import warnings
 
 import numpy as np
@@ -15,6 +17,7 @@ from benchmarks import InputSpec, eval_transform
 from benchmarks.images import cache
 from benchmarks.images.cache import CachedImages
 from benchmarks.images.decode import decode_rgb
+from benchmarks.images.store import ImageStore
 
 
 @pytest.fixture
@@ -27,9 +30,9 @@ def files(tmp_path):
     return paths
 
 
-@pytest.fixture(params=["memory", "disk"])
-def kept(request, tmp_path):
-    return {"memory_mb": 1} if request.param == "memory" else {"cache_dir": tmp_path / "kept", "disk_mb": 1}
+@pytest.fixture
+def store(tmp_path):
+    return ImageStore(tmp_path / "kept", 1)
 
 
 def pixels(data):
@@ -47,10 +50,10 @@ def count_decoding(monkeypatch):
 
 
 @pytest.mark.parametrize("shorter_side", [None, 20, 32])
-def test_cached_images_are_the_decoded_ones_and_each_is_decoded_once(files, kept, shorter_side, monkeypatch):
+def test_cached_images_are_the_decoded_ones_and_each_is_decoded_once(files, store, shorter_side, monkeypatch):
     plain = pixels(CachedImages(files, range(6), shorter_side=shorter_side))
     decoded = count_decoding(monkeypatch)
-    data = CachedImages(files, range(6), shorter_side=shorter_side, **kept)
+    data = CachedImages(files, range(6), shorter_side=shorter_side, store=store)
     for _ in range(3):
         assert same(pixels(data), plain)
     assert len(decoded) == 6
@@ -76,22 +79,30 @@ def test_images_are_reduced_but_never_enlarged(files):
 
 def test_the_limit_holds_and_what_does_not_fit_is_decoded(files, tmp_path, monkeypatch):
     plain = pixels(CachedImages(files, range(6)))
-    some = sum(image.numel() + 8 for image in plain[:3]) / 2**20  # the first come are kept
-    for kept in ({"memory_mb": some}, {"cache_dir": tmp_path / "kept", "disk_mb": some}):
-        data = CachedImages(files, range(6), **kept)
-        decoded = count_decoding(monkeypatch)
-        for _ in range(3):
-            assert same(pixels(data), plain)
-        assert len(decoded) == 3 + 3 * 3
-    again = CachedImages(files[::-1], range(6), cache_dir=tmp_path / "kept", disk_mb=some)
+    data = CachedImages(files, range(6), store=ImageStore(tmp_path / "kept", 0.07))
+    decoded = count_decoding(monkeypatch)
+    for _ in range(3):
+        assert same(pixels(data), plain)
+    assert 6 < len(decoded) < 18
+    again = CachedImages(files[::-1], range(6), store=ImageStore(tmp_path / "kept", 0.07))
     assert same(pixels(again), plain[::-1])
-    entries = list((tmp_path / "kept").glob("??/*.rgb"))
-    assert sum(entry.stat().st_size for entry in entries) <= some * 2**20
-    assert len(entries) == 3
+    assert size(tmp_path / "kept") <= 0.07 * 2**20
 
 
-def test_a_changed_file_is_decoded_again(files, kept):
-    data = CachedImages(files, range(6), **kept)
+def test_a_larger_limit_makes_room(files, tmp_path, monkeypatch):
+    for limit in (0.07, 1):
+        pixels(CachedImages(files, range(6), store=ImageStore(tmp_path / "kept", limit)))
+    decoded = count_decoding(monkeypatch)
+    pixels(CachedImages(files, range(6), store=ImageStore(tmp_path / "kept", 0.07)))
+    assert not decoded
+
+
+def size(folder):
+    return (folder / "data.mdb").stat().st_size
+
+
+def test_a_changed_file_is_decoded_again(files, store):
+    data = CachedImages(files, range(6), store=store)
     pixels(data)
     Image.new("RGB", (40, 30), "red").save(files[0])
     assert data[0][0][0].float().mean() > 250
@@ -99,45 +110,61 @@ def test_a_changed_file_is_decoded_again(files, kept):
     assert data[0][0][0].float().mean() > 250
 
 
-def test_other_settings_are_other_entries(files, tmp_path):
-    kept = {"cache_dir": tmp_path / "kept", "disk_mb": 1}
+def test_other_settings_are_other_entries(files, store):
     for settings in ({}, {"shorter_side": 20}, {"shorter_side": 20, "interpolation": "bilinear"}):
         plain = pixels(CachedImages(files, range(6), **settings))
         for _ in range(2):
-            assert same(pixels(CachedImages(files, range(6), **settings, **kept)), plain)
+            assert same(pixels(CachedImages(files, range(6), **settings, store=store)), plain)
 
 
-def test_what_a_killed_run_leaves_is_recognised(files, tmp_path, monkeypatch):
-    kept = {"cache_dir": tmp_path / "kept", "disk_mb": 1}
-    plain = pixels(CachedImages(files, range(6), **kept))
-    entries = sorted((tmp_path / "kept").glob("??/*.rgb"))
-    whole = entries[0].read_bytes()
-    for i, damaged in enumerate((b"", whole[:5], whole[:8], whole[:-1], whole + b"x")):
-        entries[i].write_bytes(damaged)
-    (tmp_path / "kept" / "entry.tmp").write_bytes(whole[:100])
-    (tmp_path / "kept" / "ledger").write_bytes(b"\xff\xff\xff")
-    decoded = count_decoding(monkeypatch)
-    data = CachedImages(files, range(6), **kept)
-    assert same(pixels(data), plain)
-    assert len(decoded) == 5
-    assert same(pixels(data), plain)
-    assert len(decoded) == 5
-    assert not list((tmp_path / "kept").glob("*.tmp"))
+def noise(number):
+    return np.random.default_rng(number).integers(0, 256, (30, 40 + number % 5, 3), dtype=np.uint8)
 
 
-def _read(files, kept, results):
+def _write(folder):
+    store = ImageStore(folder, 10)
+    for number in range(500):
+        store.put(str(number).encode(), noise(number))
+
+
+def test_a_kill_at_any_time_leaves_whole_entries_and_a_store_that_takes_more(tmp_path):
+    context, found = multiprocessing.get_context("fork"), 0
+    for kill in range(5):
+        writers = [context.Process(target=_write, args=(tmp_path,)) for _ in range(2)]
+        for process in writers:
+            process.start()
+        time.sleep(0.02 + 0.01 * kill)
+        for process in writers:
+            process.kill()
+            process.join()
+    store = ImageStore(tmp_path, 10)
+    for number in range(500):
+        entry = store.get(str(number).encode())
+        assert entry is None or np.array_equal(entry, noise(number))
+        found += entry is not None
+    assert found > 0
+    store.put(b"500", noise(500))
+    assert np.array_equal(store.get(b"500"), noise(500))
+
+
+def test_a_damaged_database_is_refused_by_name(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(ValueError, match=f"image cache {tmp_path} cannot be used: .*delete the folder"):
+        ImageStore(tmp_path, 1)
+
+
+def _read(files, folder, limit, results):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = CachedImages(files, range(6), **kept)
+        data = CachedImages(files, range(6), store=ImageStore(folder, limit))
         results.put([[image.numpy() for image, _ in data] for _ in range(20)])
 
 
 def test_two_runs_share_a_folder_at_the_same_time(files, tmp_path):
-    kept = {"cache_dir": tmp_path / "kept", "disk_mb": 0.02}  # room for some
     plain = pixels(CachedImages(files, range(6)))
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    runs = [context.Process(target=_read, args=(files, kept, results)) for _ in range(2)]
+    runs = [context.Process(target=_read, args=(files, tmp_path / "kept", limit, results)) for limit in (0.07, 0.08)]
     for process in runs:
         process.start()
     for _ in runs:
@@ -146,11 +173,11 @@ def test_two_runs_share_a_folder_at_the_same_time(files, tmp_path):
     for process in runs:
         process.join()
         assert process.exitcode == 0
-    assert 0 < sum(entry.stat().st_size for entry in (tmp_path / "kept").glob("??/*")) <= 0.02 * 2**20
+    assert 0 < size(tmp_path / "kept") <= 0.08 * 2**20
 
 
-def test_loader_processes_fill_one_cache(files, kept, monkeypatch):
-    data = CachedImages(files, range(6), **kept)
+def test_loader_processes_fill_one_cache(files, store, monkeypatch):
+    data = CachedImages(files, range(6), store=store)
     plain = pixels(CachedImages(files, range(6)))
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
     assert same(pixels(loader), plain)
@@ -159,79 +186,44 @@ def test_loader_processes_fill_one_cache(files, kept, monkeypatch):
     assert not decoded
 
 
-def test_a_pickled_copy_reads_the_same_images(files, kept):
-    data = CachedImages(files, range(6), **kept)
+def test_a_pickled_copy_reads_the_same_images(files, store):
+    data = CachedImages(files, range(6), store=store)
     assert same(pixels(pickle.loads(pickle.dumps(data))), pixels(data))
 
 
-def test_a_disk_that_takes_no_more_is_a_warning(files, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError("No space left on device")
-
-    data = CachedImages(files, range(6), cache_dir=tmp_path / "kept", disk_mb=1)
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.warns(UserWarning, match="takes no more images: No space left") as warned:
-        assert same(pixels(data), pixels(CachedImages(files, range(6))))
+def test_a_disk_that_takes_no_more_is_a_warning(files, tmp_path):
+    data = CachedImages(files, range(6), store=ImageStore(tmp_path / "kept", 1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size(tmp_path / "kept"), limits[1]))
+    try:
+        with pytest.warns(UserWarning, match="takes no more images: .*File too large") as warned:
+            assert same(pixels(data), pixels(CachedImages(files, range(6))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(warned) == 1
-    assert not list((tmp_path / "kept").glob("*.tmp"))
+    assert same(pixels(data), pixels(CachedImages(files, range(6))))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"memory_mb": 0}, "memory_mb=0: expected a number above 0"),
-        ({"memory_mb": 1e12}, "memory_mb=1e.12: so much cannot be had"),
-        ({"cache_dir": "x"}, "disk_mb=None go together"),
-        ({"memory_mb": 1, "cache_dir": "x", "disk_mb": 1}, "exclude each other"),
-        ({"cache_dir": __file__, "disk_mb": 1}, "test_cache.py' cannot be used"),
-        ({"shorter_side": 0}, "shorter_side=0"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        CachedImages([], [], **arguments)
-    with pytest.raises(ValueError, match="1 images and 0 labels"):
-        CachedImages(["a"], [])
-
-
-# decoding
-
-
-KINDS = {
-    ".jpg": ("RGB", "L", "CMYK"),
-    ".png": ("RGB", "L", "LA", "RGBA", "P", "1", "I;16"),
-    ".tif": ("RGB", "L", "LA", "RGBA", "CMYK", "I;16"),
-    ".bmp": ("RGB", "L", "P", "1"),
-    ".webp": ("RGB", "RGBA"),
-    ".gif": ("L", "P"),
-}
-
-
-@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in KINDS.items() for mode in modes])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode, suffix):
-    grey = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (30, 1))
-    image = Image.fromarray(grey).convert("RGB")
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    image.save(tmp_path / f"image{suffix}")
-    decoded = decode_rgb(tmp_path / f"image{suffix}")
-    assert decoded.shape == (30, 40, 3)
-    assert decoded.dtype == np.uint8
-    if mode in ("P", "1"):  # few colours, dithered
-        assert decoded.mean() == pytest.approx(grey.mean(), abs=6)
-    else:
-        assert np.ptp(decoded, axis=2).max() == 0
-        np.testing.assert_allclose(decoded[..., 0].astype(int), grey, atol=4)
+def test_arguments_that_do_not_fit_are_refused(files, tmp_path):
+    with pytest.raises(ValueError, match="limit_mb=0: expected a number above 0"):
+        ImageStore(tmp_path, 0)
+    with pytest.raises(ValueError, match=r"test_cache.py cannot be used: .*File exists"):
+        ImageStore(__file__, 1)
+    with pytest.raises(ValueError, match="shorter_side=0"):
+        CachedImages(files, range(6), shorter_side=0)
+    with pytest.raises(ValueError, match="got 6 images and 1 labels"):
+        CachedImages(files, [0])
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
-def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, suffix, kept):
+def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, suffix, store):
     path = tmp_path / f"broken{suffix}"
     Image.new("RGB", (64, 48), "red").save(path)
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}.get(damage, b""))
     if damage == "missing":
         path.unlink()
-    for data in (CachedImages([path], [0]), CachedImages([path], [0], **kept)):
+    for data in (CachedImages([path], [0]), CachedImages([path], [0], store=store)):
         with pytest.raises(ValueError, match=rf"broken{suffix} cannot be read as an image: \S"):
             data[0]
