@@ -66,7 +66,7 @@ def residuals(results: Results) -> Any | None:
                 "iteration:Q",
                 title="training iterations of the task (log)",
                 scale=alt.Scale(type="log", base=2),
-                axis=alt.Axis(values=sorted({int(row["iteration"]) for row in rows}), format="d"),
+                axis=alt.Axis(values=sorted({iteration for _, iteration in found}), format="d"),
             ),
             y=alt.Y("value:Q", title="residual (0 explained, 1 new)", scale=alt.Scale(zero=False)),
             color=alt.Color(

@@ -162,6 +162,7 @@ def lines(
         symbolType="stroke",
         symbolSize=260,
         symbolStrokeWidth=2.5,
+        symbolOpacity=1,
     )
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     dashes = [DASHES[(i // len(COLOURS) + i) % len(DASHES)] for i in range(len(names))]
@@ -175,8 +176,7 @@ def lines(
     # Points show a line of one point, too; the legend shows lines.
     layers: list[Any] = []
     if any("low" in row for row in rows):
-        plain = alt.Color("name:N", scale=scale, legend=None, sort=None)
-        band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q", color=plain)
+        band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")
         layers.append(band.encode(tooltip=alt.value(None)))
     layers.append(base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash))
     layers.append(base.mark_point(filled=True, size=38, opacity=1).encode(y=y, tooltip=list(tooltip)))

@@ -19,7 +19,7 @@ def specs():
 
 
 def _texts(path):
-    return " ".join(e.text or "" for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"))
+    return " ".join(" ".join(e.itertext()) for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"))
 
 
 def test_a_run_that_saw_everything_has_every_figure(specs):

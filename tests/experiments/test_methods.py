@@ -91,7 +91,7 @@ def test_a_joint_run_measures_its_end_only(tmp_path):
     assert results["acc"] == pytest.approx(sum(results["accuracy_matrix"][1]) / 2)
     assert not {"aaa", "forgetting", "bwt"} & results.keys()
     assert len(results["parameters"]) == 1
-    assert (tmp_path / "joint" / "accuracy_matrix.png").exists()
+    assert (tmp_path / "joint" / "figures" / "accuracy_matrix.svg").exists()
 
 
 def test_joint_training_is_a_row_of_the_comparison_with_its_accuracy_only(tmp_path):
