@@ -19,6 +19,9 @@ from avalanche_sdlora.near import did_you_mean
 
 __all__ = ["create_backbone"]
 
+# The attribute of a model that says whose weights create_backbone has loaded into it.
+_LOADED = "loaded_weights"
+
 MICRO_WEIGHTS = Path(__file__).resolve().parent / "weights" / "vit_micro_patch4_32.formula.safetensors"
 
 default_cfgs = generate_default_cfgs(
@@ -49,7 +52,7 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransf
 
     Args:
         pretrained: Load the bundled weights (tag ``formula``).
-        **kwargs: What ``timm.models.vision_transformer.VisionTransformer`` takes.
+        **kwargs: Arguments of ``timm.models.vision_transformer.VisionTransformer``.
 
     Returns:
         The network; its features are ``(batch, 128)``.
@@ -84,7 +87,8 @@ def create_backbone(
             pre-trained weights are resampled to it.
 
     Returns:
-        The model, in training mode and with every parameter trainable, as timm hands it out.
+        The model, in training mode and with every parameter trainable, as timm hands it out. :func:`loaded_weights`
+        knows whose weights it has.
 
     Raises:
         ValueError: If the architecture or its tag is unknown or has no weights, if the weights file is not
@@ -99,16 +103,48 @@ def create_backbone(
     if img_size is not None:
         _check_img_size(architecture, img_size)
     if weights is not None:
-        return _create_from_file(name, Path(weights), kwargs)
+        model = _create_from_file(name, Path(weights), kwargs)
+        setattr(model, _LOADED, name)
+        return model
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
     except Exception as error:  # the hub's clients raise RuntimeError, OSError and HTTP errors of their own
         if not pretrained:
             raise
-        raise RuntimeError(
-            f"The pretrained weights of name={name!r} could not be downloaded ({error}). "
+        raise DownloadError(name, error) from error
+    if pretrained:
+        setattr(model, _LOADED, configured_name(model))
+    return model
+
+
+class DownloadError(RuntimeError):
+    """Pre-trained weights could not be fetched.
+
+    Attributes:
+        reason: Why, on one line.
+    """
+
+    def __init__(self, name: str, error: Exception) -> None:
+        self.reason = " ".join(str(error).split())[:300]
+        super().__init__(
+            f"The pretrained weights of name={name!r} could not be downloaded ({self.reason}). "
             "Without a connection, pass a local file as weights=, or pretrained=False for random weights."
-        ) from error
+        )
+
+
+def loaded_weights(model: torch.nn.Module) -> str | None:
+    """The timm name, with its tag, of the weights that :func:`create_backbone` has loaded into ``model``.
+
+    Weights of a local file have the name that was given with it. None where there are none, or where ``model`` comes
+    from elsewhere and may have any weights, those that its configuration names among them.
+    """
+    return getattr(model, _LOADED, None)
+
+
+def configured_name(model: torch.nn.Module) -> str | None:
+    """The name, with its tag, that timm's configuration of ``model`` has, whatever its weights; None without one."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return ".".join(part for part in (config.get("architecture"), config.get("tag")) if part) or None
 
 
 def _check_name(name: str, *, pretrained: bool) -> str:

@@ -24,10 +24,10 @@ class SDLoRAConfig:
         targets: Which layers are adapted. ``"attention.qv"`` (query and value of every attention block; any
             letters of ``q``, ``k``, ``v``), or one or several shell-style patterns of ``nn.Linear`` names such as
             ``"blocks.*.mlp.fc1"``. A pattern may end in ``:qv`` to adapt those thirds of a fused projection. ``()``
-            adapts nothing: the head learns alone, or with whatever of the backbone is unfrozen by hand.
-        norm: What a learned direction is divided by when it is frozen. ``"product"``: ``||B A||_F``, unit
+            adapts nothing: the head learns alone, or with parameters of the backbone that are unfrozen by hand.
+        norm: The divisor of a learned direction when it is frozen. ``"product"``: ``||B A||_F``, unit
             Frobenius norm (the paper). ``"factors"``: ``||B||_F ||A||_F`` (the authors' code).
-        boundary: What happens to the function when a direction is frozen. ``"continuous"``: the scale that was
+        boundary: The change of the function when a direction is frozen. ``"continuous"``: the scale that was
             learned stays with the direction, so the function does not change and its magnitude continues from 1.
             ``"reset"``: the direction is only normalised, so the function jumps (as published).
         magnitudes: ``"per_projection"``: each adapted projection has its own ``alpha_k``. ``"shared"``: one
@@ -41,21 +41,22 @@ class SDLoRAConfig:
             rank that a schedule gives to the first task.
         rescale_past: Whether the magnitudes of frozen directions go on training. ``False`` is the paper's ablation.
         energy: After training on an experience, truncate each projection's new direction to the smallest rank
-            that keeps this share of its squared singular values, above 0 and at most 1. None: never.
+            that keeps this share of its squared singular values, above 0 and at most 1. None: truncate never.
         rank_budget: The frozen directions of a projection never exceed this total rank: when they would, they are
             recompressed to the best approximation of their sum. None: no bound.
         kd_tolerance: Knowledge-distillation pruning: the new direction of a projection, at unit norm, is replaced
             by the frozen ones when their best combination is no further from it than this (the paper: 9e-4;
-            directions that share nothing have distance 1). None: never.
-        kd_fold: What is added to the coefficients of the frozen directions then. ``"contribution"``: what
-            reproduces the learned update, so that the function changes by no more than the residual.
+            directions that share nothing have distance 1). None: prune never.
+        kd_fold: The numbers added to the coefficients of the frozen directions then. ``"contribution"``: those that
+            reproduce the learned update, so that the function changes by no more than the residual.
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
-        head: What predicts. ``"linear"``: the head that is trained (the paper). Others train the same and predict with
-            a head solved in closed form from statistics of the features, gathered in one pass after each experience,
-            without samples: ``"ncm"`` (nearest class mean), ``"lda"``, ``"ridge"``, or ``"random_ridge"`` (ridge after
-            a random expansion, RanPAC); see :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`.
+        head: The classifier that predicts. ``"linear"``: the head that is trained (the paper). With all others that
+            head trains too, but a head solved in closed form predicts, from statistics of the features that are
+            gathered in one pass after each experience, without samples: ``"ncm"`` (nearest class mean), ``"lda"``,
+            ``"ridge"``, or ``"random_ridge"`` (ridge after a random expansion, RanPAC); see
+            :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`.
         drift: ``"linear"``: a closed-form head follows the features as they move, by a map estimated on the present
-            experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
+            experience's images, for one more pass before it. ``"none"``: the head ignores that features move.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
@@ -145,7 +146,7 @@ class SDLoRAConfig:
         return self.rank if isinstance(self.rank, RankSchedule) else RankSchedule.constant(self.rank)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts, as JSON has them; :meth:`from_dict` is the way back."""
+        """The settings as numbers, texts, lists and dicts of JSON; :meth:`from_dict` reads them again."""
         settings = dataclasses.asdict(self)
         if isinstance(self.rank, RankSchedule):
             settings["rank"] = {"tasks": [list(pair) for pair in self.rank.tasks], "depth": list(self.rank.depth)}
@@ -155,7 +156,7 @@ class SDLoRAConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SDLoRAConfig:
-        """The config that :meth:`to_dict` wrote; what is not there has its default.
+        """The config that :meth:`to_dict` wrote; a setting that is missing has its default.
 
         Raises:
             ValueError: A setting is unknown, or outside its range.
@@ -189,7 +190,7 @@ class SDLoRAConfig:
 
     @classmethod
     def reference(cls, **overrides: Any) -> SDLoRAConfig:
-        """What the authors' code does: ``||B||_F ||A||_F``, alpha starts and restarts at 0.8, shared."""
+        """The authors' code: ``||B||_F ||A||_F``, alpha starts and restarts at 0.8, shared."""
         return cls.paper(**{"norm": "factors", "magnitude_init": 0.8, "kd_fold": "contribution", **overrides})
 
 

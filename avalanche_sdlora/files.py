@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``; what was written there takes its place at the end, in one step.
+    """Gives a temporary path beside ``path``; the file written there replaces ``path`` at the end, in one step.
 
     Whoever reads ``path`` finds the old file or the whole new one, never a part. After an error the temporary file is
     gone and the old one is as it was. Missing folders are made.
@@ -33,9 +33,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Removes what processes that were killed inside :func:`replacing` have left in ``folder``.
+    """Removes the files that processes killed inside :func:`replacing` have left in ``folder``.
 
-    For a folder that no other process writes to.
+    No other process may be writing to the folder.
     """
     for left in Path(folder).glob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", left.name):

@@ -1,4 +1,4 @@
-"""Modules whose tensors grow with the stream, and take the size of what is loaded into them."""
+"""Modules whose tensors grow with the stream, and take the size of the tensors that are loaded into them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def learned_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of what is learned on top of a layer of ``dtype``: float32, or wider where the layer is."""
+    """The type of tensors learned on top of a layer of ``dtype``: float32, or wider where the layer is."""
     return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
 
 
@@ -20,8 +20,8 @@ class GrowingModule(nn.Module):
     Subclasses list them in ``GROWING`` (name -> growing dimensions). Loading a state dict resizes them first, so that a
     strict load into a fresh module restores any stage of a stream; a mismatch in another dimension stays an error.
 
-    What it holds was learned, in steps that a narrow type would round away: ``.half()`` and ``.to(torch.bfloat16)``
-    leave it in float32.
+    Its tensors were learned in steps that a narrow type would round away: ``.half()`` and ``.to(torch.bfloat16)`` leave
+    them in float32.
     """
 
     GROWING: ClassVar[dict[str, tuple[int, ...]]] = {}
@@ -29,7 +29,7 @@ class GrowingModule(nn.Module):
     def replace(self, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
         """Puts ``value`` in place of the parameter or buffer ``name``; returns the old tensor and the new one."""
         old = getattr(self, name)
-        # Contiguous as after loading: products of the same numbers laid out otherwise may differ in the last bit.
+        # Contiguous as after loading: products of equal numbers in another layout may differ in the last bit.
         value = value.detach().to(old.device).contiguous()
         if isinstance(old, nn.Parameter):
             value = nn.Parameter(value, requires_grad=old.requires_grad)

@@ -20,7 +20,7 @@ BACKBONE = "backbone."
 
 
 def learned_state(model: SDLoRAModel) -> dict[str, Tensor]:
-    """The part of ``model.state_dict()`` that is not the frozen backbone; what was unfrozen of it is learned, too."""
+    """The part of ``model.state_dict()`` that is not frozen: unfrozen tensors of the backbone are learned, too."""
     # By all of its names, since a layer may be used under several.
     growing = tuple(f"{name}." for name, m in _everywhere(model) if isinstance(m, GrowingModule))
     unfrozen = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
@@ -37,10 +37,10 @@ def _everywhere(model: SDLoRAModel) -> Iterator[tuple[str, nn.Module]]:
 
 
 def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
-    """Puts what :func:`learned_state` gave into ``model``, on another or at any other stage of the stream.
+    """Puts the tensors of :func:`learned_state` into ``model``, which may be at any stage of the stream.
 
     Raises:
-        ValueError: It does not fit; the model is untouched.
+        ValueError: The state does not fit; the model is untouched.
     """
     check_learned(model, state)
     model.load_state_dict(state, strict=False)
@@ -48,7 +48,7 @@ def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def check_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
-    """Refuses a state that the model could not load or, once loaded, not compute with.
+    """Refuses a state that the model could not load, or could not compute with.
 
     Raises:
         ValueError: A tensor is missing, unknown, or does not fit the model or the other tensors.

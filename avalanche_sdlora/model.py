@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from avalanche.models import BaseModel, MultiTaskModule
@@ -18,11 +19,13 @@ from avalanche_sdlora.adapter.projection import Magnitudes, Projection
 from avalanche_sdlora.adapter.reduction import Reduction, reduce_directions
 from avalanche_sdlora.adapter.targets import find_targets
 from avalanche_sdlora.adapter.undo import unchanged_on_error
+from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.growing import learned_dtype
-from avalanche_sdlora.heads.classifier import remove_classifier
+from avalanche_sdlora.heads.classifier import check_end, leave_plain, not_the_classifier, remove_classifier, what_passes
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
+from avalanche_sdlora.past import model_at_task
 from avalanche_sdlora.stream import classes_by_task
 
 logger = logging.getLogger("avalanche_sdlora")
@@ -36,29 +39,44 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     backbone and config restores any stage of a stream.
 
     Args:
-        backbone: A timm model, or any module whose classifier can be found (see
+        backbone: A timm model or the name of one, which is created with its pre-trained weights
+            (:func:`avalanche_sdlora.create_backbone`); or any module that ends in a classifier.
+        config: The settings of the method.
+        classifier: Name of the backbone's classifier, or several; None: it is found (see
             :func:`avalanche_sdlora.heads.classifier.remove_classifier`).
-        config: What is adapted, and how.
 
     Raises:
         TypeError: The backbone is an :class:`SDLoRAModel` itself, or what ``torch.compile`` made of a module.
-        ValueError: No features, no matching layer, one that is more than its weight (an own ``forward``, hooks), a rank
-            that a layer cannot hold, or a backbone that is adapted already. It is left as it was, classifier included.
+        ValueError: The backbone has no features or no matching layer, a layer is more than its weight (an own
+            ``forward``, hooks) or cannot hold the rank, or the backbone is adapted already. The backbone is left as it
+            was, classifier included.
     """
 
     experiences: Tensor
+    rewritten: Tensor
 
-    def __init__(self, backbone: nn.Module, config: SDLoRAConfig | None = None) -> None:
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        config: SDLoRAConfig | None = None,
+        *,
+        classifier: str | Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config if config is not None else SDLoRAConfig()
         #: Precision of the backbone's forward pass, e.g. ``torch.bfloat16``; weights and logits stay float32.
         self.autocast: torch.dtype | None = None
-        _check_backbone(backbone)
-        with unchanged_on_error(backbone):
-            self._adapt(backbone)
+        #: Name of the backbone's classifier, as it was given.
+        self.classifier_name = classifier if classifier is None or isinstance(classifier, str) else list(classifier)
+        module = create_backbone(backbone) if isinstance(backbone, str) else backbone
+        _check_backbone(module)
+        with unchanged_on_error(module):
+            self._adapt(module)
 
     def _adapt(self, backbone: nn.Module) -> None:
-        features = remove_classifier(backbone)  # first, so that no pattern can select the classifier
+        features = remove_classifier(
+            backbone, self.classifier_name
+        )  # first, so that no pattern can select the classifier
         targets = find_targets(backbone, self.config.target_patterns, self.config.schedule)
         self._frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
         self.backbone = backbone.requires_grad_(False)
@@ -67,17 +85,19 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         shared = self.config.magnitudes == "shared"
         self.magnitudes = Magnitudes(1 if shared else sum(len(t.rows) for t in targets)).to(**placed)
         self.head = GrowingHead(features).to(**placed)
-        #: The head that predicts once an experience has been learned; None where that is the linear one.
+        #: The head that predicts once an experience has been learned; None where the linear head predicts.
         self.closed_form: ClosedFormHead | None = None
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
             self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
-        #: What the reduction of rank did to each projection after the last experience.
+        self.register_buffer("rewritten", torch.tensor(0))  # the last one that changed directions frozen before it
+        #: One record per projection of the reduction of rank after the last experience.
         self.reductions: list[Reduction] = []
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         self._all_took_part = False
+        self._ends_there = False  # whether a pass has shown that the backbone ends where its classifier was
         column = 0
         for target in targets:
             adapter = SDLoRALinear(target.layer(backbone), target.rows)
@@ -89,7 +109,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             self._adapters[target.name] = adapter
 
     def unload(self) -> nn.Module:
-        """Takes the adapters out again, and with them everything that was learned.
+        """Takes the adapters out of the backbone again, and with them everything that was learned.
 
         Returns:
             The backbone: plain layers with their own weights, and those parameters trainable that were so before; the
@@ -97,6 +117,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             what was learned, :func:`avalanche_sdlora.merge` or :func:`avalanche_sdlora.save_adapters` comes first.
         """
         backbone = self.backbone
+        leave_plain(backbone)
         for name, module in list(backbone.named_modules(remove_duplicate=False)):
             if isinstance(module, SDLoRALinear):
                 put_layer(backbone, name, module.base)
@@ -120,14 +141,20 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
         Returns:
             ``(old, new)`` for each parameter that continues under a new tensor, so that an optimizer can follow.
+
+        Raises:
+            RuntimeError: The adapters are switched off.
         """
+        if any(not adapter.enabled for adapter in self._adapters.values()):
+            raise RuntimeError("the adapters are switched off (disabled_adapters), and would not learn")
         if not goes_on:
             self.experiences += 1
         task = int(self.experiences)  # from 1
+        self.magnitudes.forget_after(task - 1)
         stays = not self._adapters or (task > 1 and self.config.directions == "single")
         stays = stays or (goes_on and (self.config.directions != "every" or self._is_open()))
         replaced = [] if stays else self._next_direction(task)
-        replaced += self.head.grow(classes)
+        replaced += self.head.grow(classes, task)
         if self.closed_form is not None:
             self.closed_form.learning = True
         self._trained = self._count_trainable()
@@ -137,11 +164,15 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         """Whether every projection has a direction that trains."""
         return all(len(projection.A) for projection, _ in self._projections().values())
 
+    def _trains(self) -> bool:
+        """Whether any projection has a direction that trains."""
+        return any(len(projection.A) for projection, _ in self._projections().values())
+
     def _next_direction(self, task: int) -> list[tuple[Tensor, Tensor]]:
         jumps = self.config.boundary == "reset" and len(self.magnitudes) > 0
         before = self._weights() if jumps else []
         opens = task == 1 or self.config.directions == "every"
-        freezes = any(len(p.A) for p, _ in self._projections().values())
+        freezes = self._trains()
         if freezes:
             last = self.magnitudes.values()[-1]
             for projection, column in self._projections().values():
@@ -167,19 +198,27 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         """Reduces the rank of what was learned, as the config says, and records it in :attr:`reductions`.
 
         Returns:
-            Whether any parameter or buffer has changed.
+            Whether any parameter, or buffer that the function depends on, has changed.
         """
         self._trained = self._count_trainable()  # a run resumed inside the experience did not begin it
         before = [*self.parameters(), *self.buffers()]
+        projections = [projection for projection, _ in self._projections().values()]
+        banks = [projection.bank_A for projection in projections]
         reducible = self.config.directions != "single"
         self.reductions = reduce_directions(self._projections(), self.magnitudes, self.config) if reducible else []
-        return any(a is not b for a, b in zip(before, [*self.parameters(), *self.buffers()]))
+        changed = any(a is not b for a, b in zip(before, [*self.parameters(), *self.buffers()]))
+        recompressed = any(p.bank_A is not bank for p, bank in zip(projections, banks))
+        if recompressed or any(record.absorbed for record in self.reductions):
+            self.rewritten.copy_(self.experiences)
+        self.magnitudes.record(int(self.experiences), self._trains())
+        self.head.record(int(self.experiences))
+        return changed
 
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]:
         """Exactly the parameters that train now, by role: the new direction, the magnitudes, the head.
 
-        A parameter that does not require a gradient does not train, here as everywhere in torch; and what has been
-        unfrozen of the backbone trains with the directions.
+        A parameter that does not require a gradient does not train, as everywhere in torch. Parameters of the backbone
+        that have been unfrozen train with the directions.
         """
         groups = {
             "directions": list(self.backbone.parameters()),
@@ -187,6 +226,54 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             "head": [self.head.weight, self.head.bias],
         }
         return {name: [p for p in group if p.numel() and p.requires_grad] for name, group in groups.items()}
+
+    def at_task(self, task: int, head: Literal["linear"] | None = None) -> SDLoRAModel:
+        """The model as it was at the end of task number ``task``: adapters, magnitudes, and the classes it knew.
+
+        Directions are kept as they were learned, and the magnitudes at the end of each task beside them, so that
+        nothing is trained or loaded for it. Features and logits are those of that moment but for rounding.
+
+        Args:
+            task: Counted from 1.
+            head: ``"linear"``: the head that trains predicts, whatever the config says. None: the head of the config; a
+                head in closed form is known of the last task only.
+
+        Returns:
+            A copy in evaluation mode, which shares the frozen weights of the backbone with this model. It can predict,
+            be saved and merged, and go on learning from there.
+
+        Raises:
+            ValueError: There is no such task; or something of that moment is not kept: directions that have been
+                recompressed, distilled or trained on since, the solution of a head in closed form, rows of the head
+                that later tasks have trained, a backbone that is trained too.
+        """
+        return model_at_task(self, task, head)
+
+    @contextmanager
+    def disabled_adapters(self) -> Iterator[SDLoRAModel]:
+        """Within it the adapters are switched off: the backbone computes with its own weights, in every thread.
+
+        The head stays as it is, the trained one and one in closed form alike: it classifies the plain backbone's
+        features by what it has learned of adapted ones. So it shows what the adapters contribute to this model, and
+        not what a head made for the plain features would reach. Nothing that was learned changes; a new experience
+        cannot begin meanwhile.
+        """
+        before = [(adapter, adapter.enabled) for adapter in self._adapters.values()]
+        try:
+            for adapter, _ in before:
+                adapter.enabled = False
+            yield self
+        finally:
+            for adapter, enabled in before:
+                adapter.enabled = enabled
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many parameters train now, by role, out of all; none do before the first experience begins."""
+        groups = {name: sum(p.numel() for p in group) for name, group in self.trainable_groups().items()}
+        trained, everything = sum(groups.values()), sum(p.numel() for p in self.parameters())
+        roles = ", ".join(f"{name} {number:,}" for name, number in groups.items())
+        share = 100 * trained / everything
+        print(f"trainable params: {trained:,} || all params: {everything:,} || trainable%: {share:.4f} ({roles})")
 
     def magnitude_report(self) -> list[float]:
         """``alpha_k`` of every direction, oldest first, averaged over the projections."""
@@ -196,10 +283,10 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         """Numbers of parameters.
 
         Returns:
-            ``trained``: trained in the present or last experience, before any reduction. ``new``: what the
-            experience's direction, its magnitudes included, adds to what is kept. ``kept``: all low-rank factors,
-            magnitudes and the head, as they are now, and what has been unfrozen of the backbone. ``rank``: the total
-            rank of all projections.
+            ``trained``: parameters that trained in the present or last experience, before any reduction. ``new``: those
+            that the experience's direction and its magnitudes add to the kept ones. ``kept``: all low-rank factors,
+            magnitudes and the head, as they are now, and parameters of the backbone that have been unfrozen. ``rank``:
+            the total rank of all projections.
         """
         projections = [p for p, _ in self._projections().values()]
         factors = {id(t) for projection in projections for t in projection.parameters()}
@@ -231,22 +318,29 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     # -- the function ----------------------------------------------------------------------------------------------
 
     def features(self, x: Tensor) -> Tensor:
-        """Adapted features ``(n, d)``, in the type of the head, of the inputs ``x (n, ...)``.
+        """The adapted features ``(n, d)`` of the inputs ``x (n, ...)``, in the type of the head.
 
         Floating inputs are cast to the type of the backbone where no autocast is on. Several threads may call this in
         evaluation mode at once.
 
         Raises:
+            ValueError: The backbone does something after its classifier, or another layer was taken for that.
             RuntimeError: An adapter took no part in the forward pass, so adapting it would change nothing (in training
                 mode only if it takes no part in evaluation either); gradients are recorded around it but not
                 where it is; or the features have another shape.
         """
-        features, idle = run(self.backbone, x, self._adapters, self.autocast)
+        with what_passes() as passed:
+            try:
+                features, idle = run(self.backbone, x, self._adapters, self.autocast, self._more(x))
+            except (RuntimeError, ValueError, TypeError) as error:
+                if passed and not self._ends_there:
+                    raise ValueError(f"{not_the_classifier(self.backbone)} ({error})") from error
+                raise
         if not self.backbone.training:
             self._all_took_part = self._all_took_part or not idle
         elif idle and not self._all_took_part:
-            # Layers may be skipped at random in training; what takes part in evaluation is not to be complained about.
-            idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast)
+            # Layers may be skipped at random in training; only an adapter that is idle in evaluation too is an error.
+            idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast, self._more(x[:1]))
             self._all_took_part = not idle
         else:
             idle = []
@@ -255,10 +349,21 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
                 f"{len(idle)} of {len(self._adapters)} adapted layers took no part in the forward pass, the first "
                 f"being {idle[0]!r}: the model neither calls them nor reads their weight. Name other targets"
             )
+        if not self._ends_there and isinstance(features, Tensor) and not torch.compiler.is_compiling():
+            check_end(self.backbone, passed, features)
+            self._ends_there = True
         if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != self.head.in_features:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise RuntimeError(f"the backbone must give features of shape (n, {self.head.in_features}), got {got}")
+            raise RuntimeError(
+                f"the backbone must give features of shape (n, {self.head.in_features}), got {got}; if it has a "
+                "classifier still, name that: SDLoRAModel(..., classifier='NAME')"
+            )
         return features.to(self.head.weight.dtype)
+
+    def _more(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the backbone takes beside ``x``: task labels, for the classifier of Avalanche's multi-task models."""
+        labels = isinstance(self.backbone, MultiTaskModule)
+        return (torch.zeros(len(x), dtype=torch.long, device=x.device),) if labels else ()
 
     def get_features(self, x: Tensor) -> Tensor:
         """:meth:`features`, by the name under which Avalanche's ``BaseModel`` has it and ``LFLPlugin`` asks for it."""
@@ -311,7 +416,7 @@ class _TakenOut(nn.Module):
     """Stands in for a backbone that :meth:`SDLoRAModel.unload` has taken out."""
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever uses a module comes here first.
+        """Refuse the model: every use of a module comes to this method first.
 
         Raises:
             RuntimeError: Always.

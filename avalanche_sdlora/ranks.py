@@ -60,12 +60,12 @@ class RankSchedule:
 
     @classmethod
     def constant(cls, rank: int, depth: Sequence[float] = (1.0,)) -> RankSchedule:
-        """The same ``rank`` for every task."""
+        """One ``rank`` for every task."""
         return cls(((1, rank),), tuple(depth))
 
     @classmethod
     def parse(cls, text: str, depth: Sequence[float] = (1.0,)) -> RankSchedule:
-        """From ``"10,4:8,8:6"``: ranks, each but the first with the task from which it holds; or ``"paper"``.
+        """Read a schedule like ``"10,4:8,8:6"``: ranks, each but the first with its first task; or ``"paper"``.
 
         Raises:
             ValueError: The text is not of this form.

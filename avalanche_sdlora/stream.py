@@ -1,4 +1,4 @@
-"""What an Avalanche experience says about itself, whatever kind of stream it comes from."""
+"""Reads an Avalanche experience of any kind of stream: its classes, task labels, and the task it belongs to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]
     """The class labels of an experience by task label; data without task labels count as the one task 0.
 
     Args:
-        experience: Where the data are from.
-        dataset: The data that are trained on, where a strategy has put others together than those of the experience
-            (``JointTraining``, ``Cumulative``, GDumb). None: those of the experience.
+        experience: The experience.
+        dataset: The data that a strategy trains on, where they are not those of the experience (``JointTraining``,
+            ``Cumulative``, GDumb). None: the experience's data.
 
     Raises:
         ValueError: There are no samples, or no ``targets`` to read.
@@ -45,10 +45,10 @@ def check_classes(experience: Any) -> None:
     """Refuses a stream whose split silently lost classes.
 
     Of ``C`` classes, Avalanche's ``class_incremental_benchmark(num_experiences=n)`` gives every experience ``C // n``
-    and drops the rest. Streams of fewer classes than their data set has are refused only where they look like that.
+    and drops the rest. A stream with fewer classes than its data set is refused only where it looks like such a split.
 
     Raises:
-        ValueError: It did; the message names the classes.
+        ValueError: The stream lost classes; the message names them.
     """
     stream = list(getattr(experience, "origin_stream", None) or [experience])
     sources = getattr(getattr(experience.dataset, "_flat_data", None), "_datasets", [])
@@ -67,7 +67,7 @@ def labels_restart(experience: Any, classes: Mapping[int, set[int]], seen: Mappi
     """Whether a class label of ``experience`` means another class than under the task labels seen before.
 
     Avalanche's older benchmarks say so themselves: those of new classes by ``class_ids_from_zero_in_each_exp``, and
-    those of new instances always mean the same classes. Any other stream is judged by its labels. Avalanche's models
+    those of new instances never let labels restart. Any other stream is judged by its labels. Avalanche's models
     have a head of its own for each task label, so that a class label which comes under two of them is two classes.
 
     Args:
@@ -88,14 +88,15 @@ def labels_restart(experience: Any, classes: Mapping[int, set[int]], seen: Mappi
 
 
 def name(experience: Any) -> str:
-    """A name for messages: the position in the stream, and the stream."""
+    """The name of an experience in messages: its position in the stream, counted from 1, and the stream."""
     stream = getattr(getattr(experience, "origin_stream", None), "name", None)
     position = getattr(experience, "current_experience", None)
-    return f"{position if position is not None else '?'} of stream {stream!r}" if stream else f"{position}"
+    number = "?" if position is None else position + 1
+    return f"{number} of stream {stream!r}" if stream else f"{number}"
 
 
 def brings_other_samples(dataset: Any, experience: Any) -> bool:
-    """Whether ``dataset``, which is trained on, holds samples that the experience does not have.
+    """Whether the training data ``dataset`` hold samples that the experience does not have.
 
     ``JointTraining``, ``Cumulative`` and GDumb train on data of their own making. They are known by a class of which
     they hold more samples than the experience does.
@@ -104,7 +105,7 @@ def brings_other_samples(dataset: Any, experience: Any) -> bool:
 
 
 class Task:
-    """The task that is being learned: what decides whether the next experience goes on with it.
+    """The task that is being learned; it decides whether the next experience goes on with it.
 
     An experience goes on with the task where it is the one just trained on; where both are parts of one experience that
     an online stream has cut up; and, in an online stream that hides where the parts are from
@@ -115,7 +116,7 @@ class Task:
         experience: The present experience.
         classes: Its class labels by task label.
         before: The task at the experience before it, if there was one.
-        goes_on: Whether it is one task with that.
+        goes_on: Whether the experience goes on with the task of ``before``.
 
     Attributes:
         classes: All class labels of the task so far, by task label.
@@ -148,13 +149,13 @@ class Task:
         return self._whole == _key(whole) and _is_of(self._whole_data, whole)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`from_state` needs, as JSON can say it."""
+        """The state for :meth:`from_state`, as values of JSON."""
         classes = {str(task): sorted(labels) for task, labels in self.classes.items()}
         return {"classes": classes, "repeats": self.repeats, "part": self._part, "whole": self._whole}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Task:
-        """The task of another process, which resumes one and the same stream."""
+        """The task that another process had when it was interrupted in this stream."""
         task = cls.__new__(cls)
         task.classes = {int(label): set(classes) for label, classes in state["classes"].items()}
         task.repeats, task._part, task._whole = state["repeats"], state["part"], state["whole"]

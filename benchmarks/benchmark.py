@@ -113,7 +113,7 @@ def make_benchmark(
     given = split if split is None or isinstance(split, Split) else Split.load(split)
     images = spec.find(folder, split=given, strict=strict)
     length = spec.n_experiences if n_experiences is None else n_experiences
-    if spec.by_domain:  # whatever can be refused is refused here, before every image is looked at
+    if spec.by_domain:  # an argument that cannot be used is refused before every image is looked at
         _domains(images.split, "train"), _domains(images.split, "test")
         arrival = list(range(len(images.class_names)))
     else:

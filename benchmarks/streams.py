@@ -24,7 +24,7 @@ def arrival_order(n: int, seed: int) -> list[int]:
 
 
 def classes_per_experience(n_classes: int, n_experiences: int, *, uneven: bool = False) -> list[int]:
-    """How many classes each experience brings: equally many, none left over.
+    """The number of classes of each experience: equally many, none left over.
 
     Args:
         n_classes: Number of classes.

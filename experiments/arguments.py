@@ -1,4 +1,4 @@
-"""The arguments of a run as plain data: what somebody asked for, before anything that was left open is filled in.
+"""The arguments of a run as plain data: those that somebody gave, before open ones are filled in.
 
 A setting of SD-LoRA or of another method is not a field here: it has its home in :class:`avalanche_sdlora.SDLoRAConfig`
 or in the method's own class in :mod:`experiments.methods`, and stands in ``settings`` under the name that it has
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from avalanche_sdlora.training.precision import Precision
 from benchmarks import Augment, Cache
 
 
@@ -21,23 +23,24 @@ class Training:
     Args:
         epochs: Epochs over each experience.
         batch_size: Images in a training batch.
-        optimizer: The optimizer; sgd has momentum 0.9.
+        optimizer: The optimizer; sgd has momentum 0.9, adamw a weight decay of 0.01.
         learning_rate: Learning rate of the optimizer.
         head_learning_rate: Learning rate of the head, where it differs from the others'.
         later_learning_rate: Learning rate of all but the head from the second experience on, where it is smaller;
             joint training, which has one experience, ignores it.
         first_epochs: Epochs over the first experience, where their number differs; joint training ignores it.
-        bfloat16: Whether the forward pass computes in bfloat16 (autocast).
+        precision: Precision of the forward pass. auto, the default of most recipes, takes bfloat16 where the device
+            multiplies it natively, else float32; paper and reference compute in float32.
     """
 
     epochs: int | None = None
     batch_size: int | None = None
-    optimizer: Literal["sgd", "adam"] | None = None
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     later_learning_rate: float | None = None
     first_epochs: int | None = None
-    bfloat16: bool | None = None
+    precision: Precision | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,14 +99,14 @@ class Machine:
 class Arguments(Machine, Images, Training):
     """Which method a run trains on which data set, and everything of the three groups above.
 
-    None is what was left open; :func:`experiments.resolve.resolve` fills it in.
+    None marks an argument left open; :func:`experiments.resolve.resolve` fills it in.
 
     Args:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
         recipe: Where everything left open comes from: default, best, paper or reference, or another table of the data
             set's file in experiments/recipes.
-        method: What is trained: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on one
-            low-rank adapter; olora, nlora, clora or inflora, with one for each task.
+        method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
+            one low-rank adapter; olora, nlora, clora or inflora, with one for each task.
         backbone: A timm model name.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.
@@ -119,6 +122,11 @@ class Arguments(Machine, Images, Training):
     seed: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """The name of the data set where a person reads it: of a folder its own name, not where it is."""
+        return dataset_title(self.dataset)
+
     def flat(self) -> dict[str, Any]:
         """Every argument by the name that it has on the command line, settings of methods among them."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -132,12 +140,18 @@ class Arguments(Machine, Images, Training):
         return cls(**own, settings={name: value for name, value in values.items() if "." in name})
 
 
+def dataset_title(dataset: str) -> str:
+    """The name of a data set where a person reads it: ``folder:PATH`` becomes the name of the folder."""
+    kind, _, path = dataset.partition(":")
+    return Path(path).resolve().name if path else kind
+
+
 def names(group: type[Any]) -> frozenset[str]:
     """The arguments that one of the classes above has, inherited ones included."""
     return frozenset(field.name for field in dataclasses.fields(group))
 
 
-#: Arguments that have no part in what is measured.
+#: Arguments without influence on the figures.
 CIRCUMSTANCES = names(Machine) | {"strict"}
 
 #: Arguments that a recipe may not set.

@@ -23,15 +23,16 @@ from experiments.terminal.tables import print_report
 logger = logging.getLogger("experiments")
 
 
-def opening(resolved: Resolved, train: Sequence[Any], test: Sequence[Any]) -> str:
+def opening(resolved: Resolved, source: str, train: Sequence[Any], test: Sequence[Any]) -> str:
     """The lines with which a run begins."""
     arguments, output = resolved.arguments, resolved.arguments.output
     classes = len(set().union(*(e.classes_in_this_experience for e in train)))
     images = [sum(len(e.dataset) for e in stream) for stream in (train, test)]
     lines = [
-        f"{resolved.method.label} on {arguments.dataset}: {classes} classes in {len(train)} tasks, "
+        f"{resolved.method.label} on {arguments.title}: {classes} classes in {len(train)} tasks, "
         f"{images[0]:,} training and {images[1]:,} test images",
-        f"network: {arguments.backbone} on {arguments.device}",
+        f"images: {source}",
+        f"network: {arguments.backbone}, computing in {arguments.precision} on {arguments.device}",
         f"writing to {output}",
     ]
     if resolved.method.resumable:

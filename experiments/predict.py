@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from typing import Any
 
+import timm
 import torch
 from PIL import Image
 from rich.console import Console
@@ -13,12 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from avalanche_sdlora import AdaptersInfo, SDLoRAModel, load_adapters, read_adapters
-from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora import AdaptersInfo, SDLoRAModel, create_backbone, load_model, read_adapters
+from avalanche_sdlora.training.precision import autocast_dtype
 from benchmarks import BENCHMARKS, InputSpec, eval_transform
 from benchmarks.images.decode import decode_rgb
 from experiments.arguments import Arguments
+from experiments.interruption import leave
 from experiments.options.commandline import CommandLine, Option
+from experiments.options.flags import in_flags
 from experiments.resolve import local_weights
 
 COMMAND = CommandLine(
@@ -55,7 +58,7 @@ def serving_notes(arguments: Arguments, inputs: InputSpec) -> dict[str, Any]:
         "image_size": arguments.image_size,
         "inputs": dataclasses.asdict(inputs),
         "crop": BENCHMARKS[arguments.dataset.partition(":")[0]].files,
-        "bfloat16": bool(arguments.bfloat16),
+        "precision": arguments.precision,
     }
 
 
@@ -85,12 +88,12 @@ def predict(
     info = read_adapters(adapters)
     # Images are read before the backbone is built, which may take long.
     pictures = [Image.fromarray(decode_rgb(path)) for path in images]
-    model, inputs = _model(info, adapters, weights)
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model, inputs = _model(info, adapters, weights, device)
     if model.head.multi_head:
         raise ValueError(
             f"adapters={adapters!r}: its class labels restart in every task, so an image's task must be known"
         )
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()
     transform = eval_transform(inputs, crop=info.notes.get("crop", True))
     seen = model.head.classes()
@@ -117,14 +120,19 @@ def probabilities(scores: Tensor, head: str) -> Tensor:
     return positive / positive.sum(-1, keepdim=True).clamp(min=torch.finfo(positive.dtype).tiny)
 
 
-def _model(info: AdaptersInfo, adapters: str, weights: str | None) -> tuple[SDLoRAModel, InputSpec]:
+def _model(info: AdaptersInfo, adapters: str, weights: str | None, device: str) -> tuple[SDLoRAModel, InputSpec]:
     size = info.notes.get("image_size") if info.notes else info.image_size and info.image_size[0]
-    backbone = create_backbone(info.backbone, weights=weights or local_weights(info.backbone), img_size=size)
+    name = info.backbone if "." in info.backbone else info.timm_name or info.backbone
+    if not timm.is_model(name.partition(".")[0]):
+        raise ValueError(
+            f"adapters={adapters!r}: belongs to a {info.backbone}, which is no timm model and cannot be made here; "
+            "avalanche_sdlora.load_model takes it as a module"
+        )
+    backbone = create_backbone(name, weights=weights or local_weights(name), img_size=size)
     inputs = InputSpec(**info.notes["inputs"]) if "inputs" in info.notes else InputSpec.of(backbone)
-    model = SDLoRAModel(backbone, info.config)
-    load_adapters(model, adapters)
-    if info.notes.get("bfloat16"):
-        model.autocast = torch.bfloat16
+    model = load_model(adapters, backbone)
+    former = "bfloat16" if info.notes.get("bfloat16") else "float32"  # as version 0.1 noted it
+    model.autocast = autocast_dtype(info.notes.get("precision", former), device)
     return model, inputs
 
 
@@ -139,8 +147,10 @@ def main() -> None:
         if "adapters" not in given:
             raise ValueError("adapters: none given; expected --adapters FILE")
         found = predict(given.pop("image"), **given)
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt)
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error)}")
     table = Table()
     for column in ("image", "class", "probability"):
         table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""From what somebody asked for to a run with nothing left open."""
+"""From the arguments that somebody gave to a run with nothing left open."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
+from avalanche_sdlora.training.precision import multiplies_bfloat16
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, Method
@@ -33,7 +34,7 @@ class Resolved:
     Attributes:
         arguments: The arguments, with everything that the recipe or the method says filled in.
         method: The method with its own arguments.
-        config: What the model is made with.
+        config: The settings of the model.
     """
 
     arguments: Arguments
@@ -48,10 +49,9 @@ class Resolved:
 def resolve(given: Arguments) -> Resolved:
     """Fill in everything that was left open.
 
-    A value comes from the command line; what that leaves open comes from the recipe of the data set; what the recipe
-    leaves open comes from the preset, where it is a setting of SD-LoRA, or from the method, where it is the method's
-    own argument; and what is open then, the data set or the backbone decides. What a recipe says for other methods is
-    left out.
+    A value comes from the command line; else from the recipe of the data set; else from the preset, for a setting of
+    SD-LoRA, or from the method, for its own argument; else from the data set or the backbone. Settings in a recipe for
+    other methods are left out.
 
     Raises:
         ValueError: The data set, the recipe, the method or a setting is unknown, a value cannot be used, or a setting
@@ -77,24 +77,43 @@ def resolve(given: Arguments) -> Resolved:
         recipe.pop("sdlora.drift", None)  # which belongs to the recipe's own head
     last = {
         "weights": local_weights(given.backbone or recipe["backbone"]),
+        "precision": "auto",
         "output": str(Path("runs", f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")),
         **method().own(),
     }
     found = {**last, **{name: value for name, value in recipe.items() if _has(method, name)}, **asked}
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    _check_machine(device, given.workers)
+    if found["precision"] == "auto":
+        found["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
     arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
+    if not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
     for name in ("epochs", "first_epochs", "batch_size", "learning_rate", "head_learning_rate", "later_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number}: expected a number above 0")
 
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
-    made.plugins()  # refuses what is out of range
+    made.plugins()  # refuses values out of range
     return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
 
 
+def _check_machine(device: str, workers: int) -> None:
+    """Refuse a device that is not there, and a number of processes that cannot be."""
+    if workers < 0:
+        raise ValueError(f"workers={workers}: expected a number of at least 0")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).partition("\n")[0].rstrip(".")[:160]
+        near = did_you_mean(device, known)
+        raise ValueError(f"device={device!r}: cannot be used ({reason}); there are {', '.join(known)}{near}") from None
+
+
 def _has(method: type[Method], name: str) -> bool:
-    """Whether a setting is of use to a method; what is no setting of a method is of use to all."""
+    """Whether a method uses a setting; arguments that are no settings of a method are used by all."""
     group, dot, key = name.partition(".")
     if not dot or group == method.name:
         return True
@@ -106,7 +125,7 @@ def _of_group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any], method: Method) -> SDLoRAConfig:
-    """The preset with the settings in its place, and with what the method fixes in theirs."""
+    """The preset, changed by the settings, and these by the values that the method fixes."""
     preset = PRESETS[settings.pop("preset", "default")]
     depth = settings.pop("rank_depth", None)
     if "targets" in settings:

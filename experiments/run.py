@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.logging import BaseLogger, TensorboardLogger, TextLogger
 from avalanche.training.determinism.rng_manager import RNGManager
@@ -25,6 +26,8 @@ from benchmarks import InputSpec, check_folder, make_benchmark
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.costly import Costly
+from experiments.finished import check_output, finished
+from experiments.interruption import stopped
 from experiments.methods import joined
 from experiments.observed import Observer
 from experiments.options.commandline import Option
@@ -55,10 +58,10 @@ def run(
 ) -> dict[str, Any]:
     """Make one whole run, and write its files into ``arguments.output``.
 
-    A run that was killed continues from the last checkpoint in that folder.
+    A run that was killed continues from the last checkpoint in that folder; one that has finished is not made again.
 
     Args:
-        arguments: What somebody asked for.
+        arguments: The arguments that somebody gave.
         experiences: Only so many experiences of the stream are learned; by default all.
         watch: Called with the strategy before anything is measured or trained; it may add plugins.
         verbosity: "normal" prints a line on the progress, a line for each experience, and tables at the end;
@@ -73,18 +76,21 @@ def run(
         ValueError: An argument cannot be used; nothing has been trained or written.
         RuntimeError: Weights or images are missing and cannot be downloaded.
         FloatingPointError: The loss became NaN or infinite.
+        StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
     begun = time.perf_counter()
     resolved = resolve(arguments)
     arguments, method = resolved.arguments, resolved.method
     output = Path(str(arguments.output))
-    if (output / "results.json").exists():
-        raise ValueError(f"output={arguments.output!r} holds the results of another run; name a new folder")
-    # The notes are what this function gathers; they are saved with every checkpoint.
+    check_output(output)
+    if (results := finished(resolved)) is not None:
+        print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
+        return results
+    # The notes gather the results; they are saved with every checkpoint.
     checkpoint = Checkpoint(output, {**arguments.flat(), "output": None})
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
-    backbone, inputs, benchmark = prepare(arguments)
+    backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
     model = method.model(backbone, resolved.config)  # the last thing that may be refused
     with logged(output / "log.txt"):
         board = TensorboardLogger(str(output / "tensorboard"))
@@ -93,7 +99,7 @@ def run(
         train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
         stream = joined(train) if method.joint else train
         if verbosity != "quiet":
-            print(opening(resolved, train, test))
+            print(opening(resolved, benchmark.source, train, test))
         observer = Observer(partial(probabilities, head=resolved.config.head), one_by_one=not method.joint)
         progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=verbosity == "quiet")
         loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
@@ -125,6 +131,9 @@ def run(
                 if costly is not None:
                     costly.after(len(reports), observer.solutions.solutions)
                     clock.lap("figures")
+        except KeyboardInterrupt:
+            again = f"the same command with --output {output}"
+            raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
         finally:
             progress.close()
         observed = observer.results(strategy, reports, before)
@@ -149,22 +158,29 @@ def run(
     return results
 
 
-def prepare(arguments: Arguments) -> tuple[nn.Module, InputSpec, Any]:
+def prepare(
+    arguments: Arguments, check: Callable[[nn.Module], Any] = lambda backbone: None
+) -> tuple[nn.Module, InputSpec, Any]:
     """Seed every generator and make the backbone, the specification of its inputs, and the benchmark.
+
+    Weights come last: whatever is wrong with images and settings is known before anything is fetched.
 
     Args:
         arguments: Resolved.
+        check: Called with a backbone without weights; raises what would be refused of the whole one.
 
     Raises:
         ValueError: An argument cannot be used.
         RuntimeError: Weights or images are missing and cannot be downloaded.
     """
-    check_folder(arguments.dataset, arguments.data)  # before any weights are fetched
+    check_folder(arguments.dataset, arguments.data)
     RNGManager.set_random_seeds(arguments.seed)
     # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
     timm.layers.set_fused_attn(arguments.device != "cpu")
-    backbone = create_backbone(str(arguments.backbone), weights=arguments.weights, img_size=arguments.image_size)
-    inputs = InputSpec.of(backbone)
+    name, size = str(arguments.backbone), arguments.image_size
+    shape = _without_weights(name, size)
+    inputs = InputSpec.of(shape)
+    check(shape)
     if arguments.normalization == "none":
         inputs = dataclasses.replace(inputs, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     options = ("seed", "augment", "cache", "cache_mb", "validation", "split", "class_order", "strict")
@@ -177,11 +193,21 @@ def prepare(arguments: Arguments) -> tuple[nn.Module, InputSpec, Any]:
     )
     if benchmark.skipped:
         print(f"{len(benchmark.skipped)} images cannot be read and are left out; results.json will name them")
-    return backbone, inputs, benchmark
+    RNGManager.set_random_seeds(arguments.seed)
+    return create_backbone(name, weights=arguments.weights, img_size=size), inputs, benchmark
+
+
+def _without_weights(name: str, size: int | None) -> nn.Module:
+    """The backbone with weights of no value, and of no memory where the architecture allows it."""
+    try:
+        with torch.device("meta"):
+            return create_backbone(name, pretrained=False, img_size=size)
+    except (RuntimeError, NotImplementedError):  # it computes with numbers while it is built
+        return create_backbone(name, pretrained=False, img_size=size)
 
 
 def loop_settings(arguments: Arguments) -> dict[str, Any]:
-    """What Avalanche's training loop needs to know of resolved arguments."""
+    """The arguments of Avalanche's training loop, from resolved arguments."""
     return {
         "train_mb_size": int(arguments.batch_size or 1),
         "train_epochs": int(arguments.epochs or 1),
@@ -213,7 +239,7 @@ def _baselines(strategy: Any, train: Sequence[Any], test: Sequence[Any], workers
 
 
 def _reports(model: Any) -> dict[str, Any]:
-    """What a model tells of itself after an experience."""
+    """The reports of a model after an experience."""
     return {
         "magnitudes": model.magnitude_report(),
         "parameters": model.parameter_report(),

@@ -14,7 +14,7 @@ from avalanche_sdlora.heads.classifier import features_of
 
 
 class _Adapter(Protocol):
-    """What this module knows of an adapter."""
+    """The attributes of an adapter that this module uses."""
 
     took_part_compiled: bool
 
@@ -37,7 +37,7 @@ _PRESENT: ContextVar[Call | None] = ContextVar("avalanche_sdlora_call", default=
 
 @contextmanager
 def one_call() -> Iterator[Call]:
-    """Within it the adapters of this thread report to the call that it gives."""
+    """Give a call to which the adapters of this thread report until the block ends."""
     call = Call(torch.is_grad_enabled())
     token = _PRESENT.set(call)
     try:
@@ -65,32 +65,41 @@ def take_part(adapter: _Adapter) -> None:
 
 
 def run(
-    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+    backbone: nn.Module,
+    x: Tensor,
+    adapters: Mapping[str, _Adapter],
+    autocast: torch.dtype | None,
+    more: tuple[Tensor, ...] = (),
 ) -> tuple[Any, list[str]]:
-    """What ``backbone`` makes of ``x``, and the names of those of its ``adapters`` that took no part.
+    """Run ``backbone`` on ``x``; gives its output and the names of the ``adapters`` that took no part.
 
     Args:
-        backbone: Adapted.
+        backbone: The adapted backbone.
         x: Its input; a floating one is cast to its type where no autocast is on.
-        adapters: By name.
+        adapters: The backbone's adapters by name.
         autocast: Precision of the pass; None: that of the caller.
+        more: Further inputs.
     """
     if x.is_floating_point() and autocast is None and not torch.is_autocast_enabled(x.device.type):
         x = x.to(next(p.dtype for p in backbone.parameters() if p.is_floating_point()))
     parts: set[int] = set()
     with nullcontext() if autocast is None else torch.autocast(x.device.type, autocast):
         if torch.compiler.is_compiling():
-            features = features_of(backbone(x))
+            features = features_of(backbone(x, *more))
         else:
             with one_call() as call:
-                features, parts = features_of(backbone(x)), call.parts
+                features, parts = features_of(backbone(x, *more)), call.parts
     return features, [name for name, a in adapters.items() if not (a.took_part_compiled or id(a) in parts)]
 
 
 @torch.compiler.disable
 @torch.no_grad()
 def idle_in_evaluation(
-    backbone: nn.Module, x: Tensor, adapters: Mapping[str, _Adapter], autocast: torch.dtype | None
+    backbone: nn.Module,
+    x: Tensor,
+    adapters: Mapping[str, _Adapter],
+    autocast: torch.dtype | None,
+    more: tuple[Tensor, ...] = (),
 ) -> list[str]:
     """The names of the adapters that take no part in evaluation; modes and random numbers stay as they are."""
     modes = [(m, m.training) for m in backbone.modules()]
@@ -99,7 +108,7 @@ def idle_in_evaluation(
         try:
             for module, _ in modes:
                 module.training = False
-            return run(backbone, x, adapters, autocast)[1]
+            return run(backbone, x, adapters, autocast, more)[1]
         finally:
             for module, training in modes:
                 module.training = training

@@ -32,7 +32,7 @@ class Spectrum(NamedTuple):
         if not self.rank():
             return 0
         kept = (self.S / self.S[0]).square().cumsum(0)  # scaled first: squares of tiny values would vanish
-        # The last sum is the whole, whatever rounding makes of the others.
+        # The last sum is the whole, though rounding may make an earlier one larger.
         return 1 + int((kept[:-1] < energy * kept[-1]).sum())
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
@@ -82,13 +82,13 @@ def fit_direction(A: Tensor, B: Tensor, bank_A: Tensor, bank_B: Tensor, owner: T
     Args:
         A: ``(r, in)`` of the new direction, any norm.
         B: ``(out, r)``.
-        bank_A: ``(R, in)`` of the frozen directions ``D_k``, as they stand, whatever their norm.
+        bank_A: ``(R, in)`` of the frozen directions ``D_k``, of any norm.
         bank_B: ``(out, R)``.
         owner: ``(R,)``, the direction ``k`` that each column belongs to, below ``t``.
         t: Number of frozen directions.
 
     Returns:
-        Coefficients ``delta (t,)`` and residual. A new direction of norm 0 is explained by nothing: zeros and 0.
+        Coefficients ``delta (t,)`` and residual. For a new direction of norm 0 both are 0.
     """
     A, B, bank_A, bank_B = A.double(), B.double(), bank_A.double(), bank_B.double()
     # At unit size, so that no product of the Gram matrix can vanish or overflow.

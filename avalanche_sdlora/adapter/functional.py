@@ -41,7 +41,7 @@ def product_norm(A: Tensor, B: Tensor) -> Tensor:
 
 
 def factors_norm(A: Tensor, B: Tensor) -> Tensor:
-    """``||B||_F ||A||_F``, what the authors' code divides by, as a float64 scalar."""
+    """``||B||_F ||A||_F``, the divisor of the authors' code, as a float64 scalar."""
     return torch.linalg.norm(B.double()) * torch.linalg.norm(A.double())
 
 
@@ -52,7 +52,7 @@ def merged_weight(weight: Tensor, updates: list[Update], dtype: torch.dtype | No
         weight: ``W0 (out, in)``.
         updates: One per adapted block of rows.
         dtype: Precision of the products and of the result, as autocast has it; the sum with ``W0`` is rounded once, so
-            that an update smaller than the rounding of ``W0`` is not lost. None: that of the factors, exact.
+            that an update smaller than the rounding of ``W0`` is not lost. None: the factors' own, without rounding.
     """
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         exact = torch.promote_types(weight.dtype, updates[0].c.dtype) if updates else weight.dtype

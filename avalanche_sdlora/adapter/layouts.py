@@ -1,4 +1,4 @@
-"""Where attention blocks keep query, key and value, by what their sources say."""
+"""Where attention blocks keep query, key and value, as read from the sources of the models."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _KEY_AND_VALUE_IN_HALVES: dict[str, tuple[str, ...]] = {
 # Attention classes with a fused `qk` whose rows are [query | key], and `v`.
 _QUERY_AND_KEY_IN_HALVES: dict[str, tuple[str, ...]] = {"timm.models.convit": ("GPSA",)}
 
-# What else computes with query, key and value: of a model with blocks that are known it stays as it is.
+# Other attention modules: beside blocks of known layout they stay as they are.
 _OTHER = ({"kv"}, {"wq", "wk", "wv"}, {"qk", "v"})
 
 
@@ -66,7 +66,7 @@ def blocks(module: nn.Module, letters: str) -> dict[str, Rows] | None:
         letters: Out of ``q``, ``k`` and ``v``.
 
     Returns:
-        Empty if it is no attention block; None if it is one, but of unknown layout.
+        An empty dict if ``module`` is no attention block; None if it is one of unknown layout.
 
     Raises:
         ValueError: A fused projection cannot be divided into equal blocks.
@@ -102,7 +102,7 @@ def block_rows(name: str, out_features: int, blocks: str, letters: str) -> Rows:
     """``(start, stop)`` of each of ``letters`` in rows that are divided into equal ``blocks``.
 
     Raises:
-        ValueError: They cannot be.
+        ValueError: The rows cannot be divided into equal blocks.
     """
     d, rest = divmod(out_features, len(blocks))
     if rest:

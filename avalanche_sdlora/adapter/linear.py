@@ -27,8 +27,11 @@ class SDLoRALinear(nn.Module):
     weight that is kept as long as the learned tensors have the values it was made from; on other devices by one built
     for each pass, since looking at values there would wait for the device and cost more than building.
 
-    The frozen weight's own values are watched by identity and version only: whoever writes to it through ``.data``
-    calls ``train()`` or ``eval()`` of the model afterwards.
+    Forward hooks of the frozen layer that are registered while it is adapted see the adapted layer's input and output;
+    their return value is ignored.
+
+    The frozen weight's own values are watched by identity and version only: after a write to it through ``.data``, call
+    ``train()`` or ``eval()`` of the model.
 
     Args:
         base: The layer; its parameters are frozen here. It is never called.
@@ -44,6 +47,8 @@ class SDLoRALinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.projections = nn.ModuleList(Projection(start, stop, base.in_features) for start, stop in rows)
         self.projections.to(base.weight.device, learned_dtype(base.weight.dtype))
+        #: Whether the updates are part of the weight.
+        self.enabled = True
         #: Whether it took part in a compiled pass: compiled code cannot report to the present call.
         self.took_part_compiled = False
         self._merged: _Merged | None = None
@@ -62,9 +67,9 @@ class SDLoRALinear(nn.Module):
         return self._magnitudes
 
     def updates(self) -> list[Update]:
-        """The update of each projection at the present magnitudes; empty before the first experience."""
+        """The update of each projection at the present magnitudes; none before the first experience or switched off."""
         alpha = self._magnitudes.values()  # (t, columns)
-        if not len(alpha):
+        if not len(alpha) or not self.enabled:
             return []
         return [p.update(alpha[:, column]) for p, column in zip(projections_of(self), self.columns)]
 
@@ -90,12 +95,19 @@ class SDLoRALinear(nn.Module):
         self._take_part()
         if torch.is_grad_enabled():
             self._merged = None
-            return adapted_linear(x, self.base.weight, self.base.bias, self.updates())
-        return F.linear(x, self.merged(compute_dtype(x)), self.base.bias)
+            y = adapted_linear(x, self.base.weight, self.base.bias, self.updates())
+        else:
+            y = F.linear(x, self.merged(compute_dtype(x)), self.base.bias)
+        if self.base._forward_hooks:  # counters of operations, Avalanche's MAC among them, look for an nn.Linear
+            for hook in list(self.base._forward_hooks.values()):
+                hook(self.base, (x,), y)
+        return y
 
     def merged(self, dtype: torch.dtype) -> Tensor:
         """The weight ``(out, in)`` in force, in ``dtype`` and without gradient; on the CPU it may be a kept one."""
         weight = self.base.weight
+        if not self.enabled:  # neither made nor kept: the merged weight is there again afterwards
+            return weight.detach().to(dtype)
         if weight.device.type != "cpu" or torch.compiler.is_compiling():
             return merged_weight(weight, self.updates()).to(dtype)
         # Threads may come here at once: each looks at one object, and leaves a whole one behind.
@@ -153,7 +165,7 @@ def adapters_of(module: nn.Module) -> dict[str, SDLoRALinear]:
 
 
 class _Merged:
-    """A merged weight with what it was made from."""
+    """A merged weight, with the tensors that it was made from."""
 
     def __init__(self, frozen: list[Tensor], learned: list[Tensor], weight: Tensor) -> None:
         self.frozen = frozen  # holding the tensors keeps their identities from being reused

@@ -1,4 +1,4 @@
-"""What one adapted block of rows learns along a stream: a bank of frozen directions, and the one that trains."""
+"""An adapted block of rows along a stream: its bank of frozen directions, and the direction that trains."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ class Magnitudes(GrowingModule):
     """The magnitudes of the directions: ``values() (t, columns)``, oldest direction first.
 
     One column in all when they are shared, else one column per projection. Those that train are the parameter
-    ``alpha``; where past directions are not rescaled, theirs are in the buffer ``fixed``.
+    ``alpha``; where past directions are not rescaled, theirs are in the buffer ``fixed``. What they were at the end of
+    each task is in ``history``: ``counts[k, 0]`` rows of it for task ``k + 1``, whose last direction was open if
+    ``counts[k, 1]``.
     """
 
-    GROWING: ClassVar = {"alpha": (0,), "fixed": (0,)}
+    GROWING: ClassVar = {"alpha": (0,), "fixed": (0,), "history": (0,), "counts": (0,)}
 
     fixed: Tensor
+    history: Tensor
+    counts: Tensor
 
     def __init__(self, columns: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.empty(0, columns))
         self.register_buffer("fixed", torch.empty(0, columns))
+        self.register_buffer("history", torch.empty(0, columns))
+        self.register_buffer("counts", torch.empty(0, 2, dtype=torch.long))
 
     def __len__(self) -> int:
         return len(self.fixed) + len(self.alpha)
@@ -42,7 +48,7 @@ class Magnitudes(GrowingModule):
         """Prepares a new task.
 
         Args:
-            config: Decides what becomes of the past magnitudes.
+            config: Its settings decide whether past magnitudes restart and whether they train.
             frozen: Whether the last direction has just been frozen.
             opened: Whether a new direction begins.
 
@@ -52,7 +58,7 @@ class Magnitudes(GrowingModule):
         old = self.alpha
         kept = old.clone()
         if frozen and config.boundary == "continuous":
-            kept[-1] = 1.0  # what was learned went into the scale of the frozen direction
+            kept[-1] = 1.0  # the learned magnitude went into the scale of the frozen direction
         if config.reset_magnitudes:
             kept.fill_(config.magnitude_init)
         if not config.rescale_past:
@@ -74,14 +80,41 @@ class Magnitudes(GrowingModule):
         self.replace("fixed", self.fixed[:0] if trains else ones.clone())
         self.replace("alpha", torch.cat([ones, last]) if trains else last.clone())
 
+    # -- what they were ----------------------------------------------------------------------------------------------
+
+    def record(self, task: int, opened: bool) -> None:
+        """Remembers the magnitudes at the end of task number ``task``, from 1.
+
+        Args:
+            task: Its number; a record of it, or of a later one, is replaced.
+            opened: Whether its last direction is one that trains.
+        """
+        self.forget_after(task - 1)
+        gap = self.counts.new_zeros(task - 1 - len(self.counts), 2)  # tasks whose end was never told
+        values = self.values().detach()
+        self.replace("history", torch.cat([self.history, values]))
+        self.replace("counts", torch.cat([self.counts, gap, gap.new_tensor([[len(values), int(opened)]])]))
+
+    def forget_after(self, task: int) -> None:
+        """Drops what is remembered of tasks after number ``task``."""
+        if len(self.counts) > task:
+            self.replace("counts", self.counts[:task])
+            self.replace("history", self.history[: int(self.counts[:, 0].sum())])
+
+    def at(self, task: int) -> tuple[Tensor, bool]:
+        """The magnitudes ``(t, columns)`` at the end of task number ``task``; whether its last direction was open."""
+        end = int(self.counts[:task, 0].sum())
+        directions, opened = self.counts[task - 1].tolist()
+        return self.history[end - directions : end], bool(opened)
+
 
 class Projection(GrowingModule):
     """The low-rank update of the rows ``[start, stop)`` of a frozen weight.
 
     The coefficient of a low-rank column is the magnitude of the direction that owns it times the column's scale, plus
-    what the column has absorbed of later directions: ``c = alpha[owner] * scale + offset``. Frozen directions lie in
-    ``bank_A (R, in)`` and ``bank_B (out, R)``; the direction that trains is ``A (r, in)``, ``B (out, r)``,
-    unnormalised, with scale 1.
+    the column's share in later directions that were absorbed: ``c = alpha[owner] * scale + offset``. Frozen directions
+    lie in ``bank_A (R, in)`` and ``bank_B (out, R)``; the direction that trains is ``A (r, in)``, ``B (out, r)``,
+    unnormalised, with scale 1. ``norm`` is the divisor of each column's direction; no coefficient depends on it.
     """
 
     GROWING: ClassVar = {
@@ -92,6 +125,7 @@ class Projection(GrowingModule):
         "owner": (0,),
         "scale": (0,),
         "offset": (0,),
+        "norm": (0,),
     }
 
     bank_A: Tensor
@@ -99,6 +133,7 @@ class Projection(GrowingModule):
     owner: Tensor
     scale: Tensor
     offset: Tensor
+    norm: Tensor
 
     def __init__(self, start: int, stop: int, in_features: int) -> None:
         super().__init__()
@@ -110,6 +145,7 @@ class Projection(GrowingModule):
         self.register_buffer("owner", torch.empty(0, dtype=torch.long))  # (R + r,)
         self.register_buffer("scale", torch.empty(0))  # (R + r,)
         self.register_buffer("offset", torch.empty(0))  # (R + r,)
+        self.register_buffer("norm", torch.empty(0))  # (R + r,)
 
     def coefficients(self, alpha: Tensor) -> Tensor:
         """``c (R + r,)`` at the magnitudes ``alpha (t,)``."""
@@ -126,11 +162,11 @@ class Projection(GrowingModule):
         """Moves the trained direction into the bank, normalised (``D_k = B_k A_k / norm``).
 
         Args:
-            alpha: Its trained magnitude, a scalar.
+            alpha: The direction's trained magnitude, a scalar.
             config: ``norm`` and ``boundary`` decide the divisor and the scale that stays with the direction.
 
         Raises:
-            FloatingPointError: Its norm is not finite.
+            FloatingPointError: The direction's norm is not finite.
         """
         if not len(self.A):
             return
@@ -145,6 +181,7 @@ class Projection(GrowingModule):
         size = torch.linalg.norm(A)
         A = torch.where(norm > 0, A / size, A)
         B = torch.where(norm > 0, B / norm * size, 0.0)
+        self.norm[len(self.norm) - r :] = norm.to(self.norm.dtype)
         if config.boundary == "continuous":
             self.scale[len(self.scale) - r :] = (alpha.double() * norm).to(self.scale.dtype)
         self.replace("bank_A", torch.cat([self.bank_A, A.to(self.A.dtype)]))
@@ -156,7 +193,7 @@ class Projection(GrowingModule):
     def begin(self, rank: int, direction: int) -> None:
         """Opens the direction number ``direction`` (from 0): ``A`` Kaiming-uniform (a = sqrt 5), ``B`` zero.
 
-        The numbers are drawn on the CPU, so that a seed means the same on every device.
+        The numbers are drawn on the CPU, so that a seed gives equal numbers on every device.
         """
         A = torch.empty(rank, self.A.shape[1])
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))
@@ -165,6 +202,7 @@ class Projection(GrowingModule):
         self.replace("owner", torch.cat([self.owner, self.owner.new_full((rank,), direction)]))
         self.replace("scale", torch.cat([self.scale, self.scale.new_ones(rank)]))
         self.replace("offset", torch.cat([self.offset, self.offset.new_zeros(rank)]))
+        self.replace("norm", torch.cat([self.norm, self.norm.new_ones(rank)]))
 
     # -- making it smaller -----------------------------------------------------------------------------------------
 
@@ -212,10 +250,11 @@ class Projection(GrowingModule):
         self.replace("owner", ids)
         self.replace("scale", torch.cat([scale.to(self.scale), self.scale[R:]]))
         self.replace("offset", torch.cat([self.offset.new_zeros(rank), self.offset[R:]]))
+        self.replace("norm", torch.cat([self.norm.new_ones(rank), self.norm[R:]]))
 
     def _set_current(self, A: Tensor, B: Tensor) -> None:
         end = len(self.bank_A) + len(A)
         self.replace("A", A)
         self.replace("B", B)
-        for name in ("owner", "scale", "offset"):
+        for name in ("owner", "scale", "offset", "norm"):
             self.replace(name, getattr(self, name)[:end].clone())

@@ -1,4 +1,4 @@
-"""What is done to the directions after a task: distillation into older ones, truncation, and the bound on the bank."""
+"""Reductions of the directions after a task: distillation into older ones, truncation, and the bound on the bank."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from avalanche_sdlora.config import SDLoRAConfig
 
 @dataclass(frozen=True)
 class Reduction:
-    """What happened to one projection after an experience.
+    """The reduction of one projection after an experience.
 
     Attributes:
         projection: The layer's name and the rows of its output that the projection adapts.
         rank_before: Total rank of its directions, the one just learned included.
-        rank_after: The same after reduction.
+        rank_after: Total rank of its directions after the reduction.
         error: ``||W_after - W_before||_F / ||W_before - W0||_F`` of the adapted rows; 0 where nothing was done. With
             coefficients folded as the paper prints them it shows how far the function jumped.
         parameters_saved: Elements of the factors that are gone.
         residual: Distance of the new direction, at unit norm, from the best combination of the frozen ones: 0 if
             they explain it wholly, 1 if they share nothing with it. None if there was nothing to fit, or nothing
             to fit with.
-        absorbed: Whether it was replaced by that combination.
+        absorbed: Whether the new direction was replaced by that combination.
     """
 
     projection: str
@@ -48,7 +48,7 @@ def reduce_directions(
 
     Args:
         projections: By name, each with its column of the magnitudes.
-        magnitudes: Those of the model. Rows are dropped or regrouped with the directions.
+        magnitudes: The model's magnitudes. Their rows are dropped or regrouped with the directions.
         config: ``kd_tolerance``, ``kd_fold``, ``energy``, ``rank_budget``.
 
     Returns:
@@ -95,7 +95,7 @@ def _limit(projection: Projection, config: SDLoRAConfig) -> int:
     """The largest rank that a projection's bank may have.
 
     No sum of directions has a larger rank than the layer's smaller side, so that a bank of more columns is recompressed
-    without loss. The published boundary forgets the scale of a direction, and with it what a recompressed one was.
+    without loss. The published boundary forgets the scale of a direction, so that recompression would lose it.
     """
     limits = [len(projection.bank_A)]
     if config.rank_budget is not None:

@@ -43,7 +43,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
     Args:
         model: The backbone.
         patterns: ``"attention.qv"`` or shell-style patterns, as in :class:`SDLoRAConfig`.
-        rank: What they must be able to hold: a rank, or the first of a schedule.
+        rank: The rank that every layer must be able to hold, or the schedule whose first rank it must.
 
     Raises:
         ValueError: A pattern matches nothing (with near matches), the layout of a fused projection is unknown, a
@@ -114,7 +114,7 @@ def _check_plain(layer: nn.Linear, name: str) -> None:
     """Refuses a layer that computes anything but ``x W^T + b``, which its adapter would drop in silence.
 
     Raises:
-        ValueError: It does.
+        ValueError: The layer computes something else.
     """
     kind = type(layer)
     if parametrize.is_parametrized(layer):

@@ -12,9 +12,9 @@ _REGISTRIES = ("_modules", "_parameters", "_buffers")
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """If an error leaves it, ``model`` is what it was before: its modules, tensors, attributes and what trains.
+    """Restore ``model`` if an error leaves the block: its modules, tensors, attributes, and which parameters train.
 
-    Values inside tensors are not part of that.
+    Values inside tensors are not restored.
     """
     before = [(m, type(m), dict(m.__dict__), [dict(m.__dict__[r]) for r in _REGISTRIES]) for m in model.modules()]
     trained = [(p, p.requires_grad) for p in model.parameters()]

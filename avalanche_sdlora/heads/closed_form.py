@@ -82,7 +82,7 @@ class ClosedFormHead(GrowingModule):
         return torch.tensor(self.learning)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The opposite of :meth:`get_extra_state`."""
+        """Set ``learning`` from a state dict."""
         self.learning = bool(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
@@ -119,7 +119,7 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", torch.cat(features))
 
     def abandon(self) -> None:
-        """Forgets that an experience has begun: what was learned before it is in force again."""
+        """Forgets that an experience has begun: the solution from before it predicts again."""
         self.replace("before", self.before[:0])
         self.learning = False
 
@@ -135,7 +135,7 @@ class ClosedFormHead(GrowingModule):
             rows: Number of rows of the linear head.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
-            anew: The images are all that counts: what was gathered before is forgotten, the old features' frame too.
+            anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -164,7 +164,7 @@ class ClosedFormHead(GrowingModule):
     def _gather(
         self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
     ) -> tuple[FeatureStatistics, FeatureStatistics]:
-        """What :meth:`learn` takes out of the statistics and what it adds; the frame follows the features."""
+        """The statistics that :meth:`learn` takes out, and those that it adds; the frame follows the features."""
         old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
         if len(self.before) and not anew:
             # All features are needed twice: the frame must be known before the first is added to the statistics.
@@ -207,7 +207,7 @@ class ClosedFormHead(GrowingModule):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
     def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:
-        """The same function as layers of torch.
+        """The function of this head as layers of torch.
 
         Returns:
             The expansion ``(n, d)`` to ``(n, M)``, None where there is none; weight ``(rows, d or M)`` and bias

@@ -19,7 +19,7 @@ class DriftMap(NamedTuple):
 
 
 class DriftMoments(nn.Module):
-    """First and second moments of the same images' features before (``x``) and after (``z``) a task, in float64.
+    """First and second moments of images' features before (``x``) and after (``z``) a task, in float64.
 
     Sums over samples, as :class:`avalanche_sdlora.heads.statistics.FeatureStatistics`: ``8 (2 d^2 + 2 d + 2)`` bytes.
 
@@ -64,9 +64,9 @@ class DriftMoments(nn.Module):
         """The affine map by least squares, shrunk towards the identity.
 
         The movement ``v = z - x`` is regressed on ``x`` with the penalty that generalised cross-validation chooses on
-        the task's images, so that without evidence for more the map is a shift of everything by the mean movement:
+        the task's images, so that without evidence for more the map shifts all features by the mean movement:
         ``W = I + D``, ``D = argmin sum ||v_i - D x_i - b||^2 + penalty ||D||_F^2``. The linear operator of SLDC (Rao et
-        al., AAAI 2026, arXiv 2511.09926) is the same regression with a fixed penalty.
+        al., AAAI 2026, arXiv 2511.09926) is this regression with a fixed penalty.
 
         Raises:
             ValueError: There are fewer than two samples.
@@ -88,8 +88,8 @@ class Frame(nn.Module):
     Sums over features that have moved to ``W x + b`` could be carried along, means to ``W m + b``, covariances to
     ``W S W^T`` (SLDC does so). Sums over a nonlinear expansion could not. So what moves here is the frame,
     ``A <- A W^-1`` and ``c <- c - A W^-1 b``: statistics gathered in it stay as they are, and features are brought to
-    them. For classifiers that do not depend on the coordinates the two ways are one. Neither makes good what moved
-    otherwise than by the map.
+    them. For classifiers that do not depend on the coordinates the two ways agree. Neither corrects movements that the
+    map does not describe.
 
     Args:
         features: Size ``d`` of a feature; the state takes ``8 (d^2 + d)`` bytes.
@@ -111,10 +111,10 @@ class Frame(nn.Module):
 
     @torch.no_grad()
     def follow(self, drift: DriftMap) -> None:
-        """Lets features that have moved by ``drift`` have the coordinates that they had.
+        """Adapts the frame to features that have moved by ``drift``, so that they keep their coordinates.
 
-        From a map that is singular in float32 there is no way back: what it has made one of many is put at the least
-        of them.
+        A map that is singular in float32 has sent many features to one. The inverse then gives the least of them, in
+        norm (the pseudo-inverse).
         """
         self.weight.copy_(self.weight @ torch.linalg.pinv(drift.weight, rtol=1e-6))
         self.bias -= self.weight @ drift.bias

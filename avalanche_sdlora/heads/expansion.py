@@ -14,8 +14,8 @@ from avalanche_sdlora.adapter.functional import linear_layer
 class RandomExpansion(nn.Module):
     """``relu(x P)`` with a fixed standard normal ``P (d, M)``, as in RanPAC (McDonnell et al., NeurIPS 2023).
 
-    The state is the seed alone: numpy keeps ``RandomState``'s numbers the same in all its versions, so that the same
-    seed gives the same matrix everywhere. No global generator is drawn from.
+    The state is the seed alone: ``RandomState`` draws equal numbers in all versions of numpy, so that a seed gives one
+    matrix everywhere. No global generator is drawn from.
 
     Args:
         features: ``d``.

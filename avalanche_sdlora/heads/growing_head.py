@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
@@ -24,14 +25,23 @@ class GrowingHead(GrowingModule):
 
     Args:
         in_features: Size ``d`` of the features.
-        multi_head: Whether the same class label under two task labels means two classes, as in streams whose class
+        multi_head: Whether one class label under two task labels means two classes, as in streams whose class
             labels restart at 0 in every experience. Otherwise the tasks share the row.
     """
 
-    GROWING: ClassVar = {"weight": (0,), "bias": (0,), "row_of": (0, 1), "task_labels": (0,)}
+    GROWING: ClassVar = {
+        "weight": (0,),
+        "bias": (0,),
+        "row_of": (0, 1),
+        "task_labels": (0,),
+        "born": (0, 1),
+        "checksums": (0,),
+    }
 
     row_of: Tensor
     task_labels: Tensor
+    born: Tensor
+    checksums: Tensor
 
     def __init__(self, in_features: int, multi_head: bool = False) -> None:
         super().__init__()
@@ -40,6 +50,10 @@ class GrowingHead(GrowingModule):
         self.bias = nn.Parameter(torch.empty(0))  # (rows,)
         self.register_buffer("row_of", torch.empty(0, 0, dtype=torch.long))  # (tasks, classes)
         self.register_buffer("task_labels", torch.empty(0, dtype=torch.long))  # (tasks,)
+        # For the head as it was: the number of the task that brought each entry of row_of, and a checksum of all rows
+        # at the end of each task.
+        self.register_buffer("born", torch.empty(0, 0, dtype=torch.long))  # (tasks, classes)
+        self.register_buffer("checksums", torch.empty(0, dtype=torch.long))  # (tasks learned,)
         self.multi_head = multi_head
         self._min_width = 0
 
@@ -48,17 +62,18 @@ class GrowingHead(GrowingModule):
         return torch.tensor(self.multi_head)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The opposite of :meth:`get_extra_state`."""
+        """Set ``multi_head`` from a state dict."""
         self.multi_head = bool(state)
 
     @torch.no_grad()
-    def grow(self, classes: Mapping[int, Iterable[int]]) -> list[tuple[Tensor, Tensor]]:
+    def grow(self, classes: Mapping[int, Iterable[int]], number: int = 1) -> list[tuple[Tensor, Tensor]]:
         """Adds a row for each class not seen before; rows there already are copied exactly.
 
         New weights are Kaiming-uniform with linear gain, new biases 0.
 
         Args:
             classes: Class labels by task label.
+            number: Of the task that brings them, from 1.
 
         Returns:
             ``(old, new)`` for each parameter that was replaced; empty when nothing is new.
@@ -77,12 +92,14 @@ class GrowingHead(GrowingModule):
                     own[c] = table[:, c].max()  # another task's row, if any has the class
                 if own[c] < 0:
                     own[c], rows = rows, rows + 1
+        born = F.pad(self.born.cpu(), (0, width - self.born.shape[1], 0, len(table) - len(self.born)))
+        self.replace("born", torch.where((table >= 0) & (born == 0), number, born))
         self.replace("row_of", table)
         self.replace("task_labels", torch.tensor(tasks, dtype=torch.long))
         new = rows - len(self.weight)
         if not new:
             return []
-        weight = torch.empty(new, self.in_features)  # drawn on the CPU: a seed means the same everywhere
+        weight = torch.empty(new, self.in_features)  # drawn on the CPU: a seed gives equal numbers on every device
         nn.init.kaiming_uniform_(weight, nonlinearity="linear")
         return [
             self.replace("weight", torch.cat([self.weight, weight.to(self.weight)])),
@@ -104,6 +121,40 @@ class GrowingHead(GrowingModule):
         found = [self.row_of[tasks.index(task), sorted(labels)] for task, labels in classes.items()]
         return torch.cat(found).unique()
 
+    # -- the head as it was ------------------------------------------------------------------------------------------
+
+    def record(self, number: int) -> None:
+        """Remembers the rows as they are at the end of task ``number``, by a checksum."""
+        kept = F.pad(self.checksums[: number - 1], (0, max(0, number - 1 - len(self.checksums))))
+        self.replace("checksums", torch.cat([kept, kept.new_tensor([self._checksum(len(self.weight))])]))
+
+    def unmoved_since(self, number: int) -> bool:
+        """Whether the rows that task ``number`` left behind are as they were at its end."""
+        return int(self.checksums[number - 1]) == self._checksum(self._rows_at(number))
+
+    @torch.no_grad()
+    def forget_after(self, number: int) -> None:
+        """Takes the classes away that came after task ``number``."""
+        rows, later = self._rows_at(number), self.born > number
+        table = self.row_of.masked_fill(later, -1)
+        tasks, classes = (table >= 0).any(1).sum(), 1 + (table >= 0).any(0).nonzero().amax()
+        self.replace("row_of", table[:tasks, :classes])
+        self.replace("born", self.born.masked_fill(later, 0)[:tasks, :classes])
+        self.replace("task_labels", self.task_labels[:tasks])
+        self.replace("weight", self.weight[:rows])
+        self.replace("bias", self.bias[:rows])
+        self.replace("checksums", self.checksums[:number])
+        self._min_width = 0
+
+    def _rows_at(self, number: int) -> int:
+        return 1 + int(self.row_of.masked_fill(self.born > number, -1).max())
+
+    def _checksum(self, rows: int) -> int:
+        """Of the first ``rows`` rows, rounded to bfloat16: a file in that type, or a wider one, leaves it as it is."""
+        values = torch.cat([self.weight[:rows].detach(), self.bias[:rows, None].detach()], dim=1)
+        content = values.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+        return int.from_bytes(hashlib.sha256(content).digest()[:7], "little")
+
     def reserve(self, width: int) -> None:
         """Makes logits at least ``width`` wide from now on, so that targets not yet seen are valid indices."""
         self._min_width = max(self._min_width, width)
@@ -116,7 +167,7 @@ class GrowingHead(GrowingModule):
             task_labels: ``(n,)``. Each selects the classes seen with it; a label never seen, or None, all classes.
 
         Raises:
-            ValueError: No task labels, though the same class label means several classes.
+            ValueError: There are no task labels, though one class label means several classes.
         """
         scores = F.linear(features, self.weight, self.bias) if len(self.weight) else features[:, :0]
         return self.lay_out(scores, task_labels)
@@ -124,7 +175,7 @@ class GrowingHead(GrowingModule):
     def lay_out(self, scores: Tensor, task_labels: Tensor | None = None) -> Tensor:
         """Logits ``(n, classes)`` by class label, as :meth:`forward`, from the scores ``(n, rows)`` of some classifier.
 
-        Where a score is below -1000, those that do not compete have one less than the smallest.
+        Where a score is below -1000, classes that do not compete get the smallest score less one.
         """
         rows = self.row_table(task_labels)  # (n or 1, classes)
         if not scores.shape[1]:

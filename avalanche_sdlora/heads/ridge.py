@@ -1,4 +1,4 @@
-"""Ridge regression in closed form from streaming statistics: of class indicators, or of anything else."""
+"""Ridge regression in closed form from streaming statistics, on class indicators or on other targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ridge(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What :func:`solve_ridge` finds."""
+    """The solution of :func:`solve_ridge`."""
 
     weight: Tensor  # (k, d)
     penalty: float
@@ -55,10 +55,10 @@ def solve_ridge(
 ) -> Solution:
     """``argmin_W sum_i ||W x_i - t_i||^2 + penalty ||W||_F^2`` for centred ``x_i`` and ``t_i``.
 
-    The penalty is chosen by generalised cross-validation on the same statistics (Golub, Heath and Wahba, Technometrics
+    The penalty is chosen by generalised cross-validation on these statistics (Golub, Heath and Wahba, Technometrics
     1979): with the eigenvalues ``s`` of ``gram`` it minimises ``RSS / (n - df)^2``, ``df = 1 + sum s / (s + penalty)``,
     over 161 values from ``1e-10`` to ``1e6`` times the mean eigenvalue, and takes the largest of those that are alike.
-    Where all samples have the same leverage, that is the squared error of leave-one-out up to a factor.
+    Where all samples have equal leverage, that is the squared error of leave-one-out up to a factor.
 
     Args:
         gram: ``sum x x^T (d, d)``.
@@ -84,7 +84,7 @@ def solve_ridge(
     candidates = candidates.clamp(min=1e-100)  # features that are all alike; its inverse squared is still a number
     shrunk = 1 / (s + candidates[:, None])  # (candidates, d)
     explained = z.square().sum(0) / torch.where(varies, s, 1)  # (d,), without a penalty
-    # What no weight explains, and what the penalty costs: a difference of large numbers only once.
+    # The residual no weight explains, plus the cost of the penalty: only one difference of large numbers.
     residual = (spread - explained.sum()).clamp(min=0) + (candidates[:, None] * shrunk).square() @ explained
     freedom = n - 1 - (shrunk * s).sum(1)
     # Without a degree of freedom left nothing can be said of a candidate.
@@ -94,5 +94,5 @@ def solve_ridge(
 
 
 def rounding(size: Tensor) -> Tensor:
-    """What sums of squares that are ``size`` in all leave where nothing varies, in the precision of ``size``."""
+    """The rounding error of sums of squares of total ``size``, in the precision of ``size``."""
     return 10 * torch.finfo(size.dtype).eps * size

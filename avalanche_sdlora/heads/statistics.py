@@ -1,4 +1,4 @@
-"""Statistics of features that a stream can be summed up in: what closed-form classifiers are made from."""
+"""Sums over the features of a stream, from which closed-form classifiers are made."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FeatureStatistics(GrowingModule):
 
     @torch.no_grad()
     def add(self, other: FeatureStatistics, times: float = 1.0) -> None:
-        """Adds the statistics of another part of the stream, so many times; -1 takes them away again."""
+        """Adds the statistics of another part of the stream ``times`` times; -1 takes them away again."""
         rows = self._rows(other.labels)
         self.counts.index_add_(0, rows, other.counts, alpha=times)
         self.sums.index_add_(0, rows, other.sums, alpha=times)

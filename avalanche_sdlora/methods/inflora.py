@@ -41,11 +41,11 @@ class InfLoRAPlugin(LoRAPlugin):
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
         self.threshold = threshold
-        #: By layer, orthonormal columns ``(in, k)`` that span what is protected.
+        #: For each layer, orthonormal columns ``(in, k)`` that span the protected subspace.
         self.bases: dict[str, Tensor] = {}
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """As for every low-rank method; and ``A`` does not train."""
+        """Freezes the magnitudes, as every low-rank method, and ``A``."""
         super().before_training(strategy, **kwargs)
         for projection in projections_of(strategy.model):
             projection.A.requires_grad_(False)
@@ -56,7 +56,7 @@ class InfLoRAPlugin(LoRAPlugin):
             adapter = strategy.model.backbone.get_submodule(name)
             basis = self.bases.get(name, moment[:, :0])
             for projection in projections_of(adapter):
-                if len(projection.A):  # not so while a run is resumed: its state comes later
+                if len(projection.A):  # while a run is resumed the state comes later
                     projection.A.copy_(free_rows(moment, basis, len(projection.A)))
 
     def after_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ class InfLoRAPlugin(LoRAPlugin):
 
 @contextmanager
 def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
-    """Within it the inputs of the model's adapters are gathered.
+    """Gather the inputs of the model's adapters until the block ends.
 
     Raises:
         ValueError: An adapter is never called.

@@ -33,8 +33,8 @@ class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[
         """Lets the magnitudes stay where they are.
 
         Raises:
-            ValueError: The model is not adapted, its boundary would change what was learned, or its tasks share a
-                direction where the method needs one for each.
+            ValueError: The model is not adapted, its boundary would change the function learned so far, or its tasks
+                share a direction where the method needs one for each.
         """
         model = strategy.model
         if not isinstance(model, SDLoRAModel):
@@ -53,7 +53,7 @@ class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[
 
 
 class PenaltyPlugin(LoRAPlugin):
-    """Adds ``weight * sum over projections of penalty`` to the loss; a method says what the penalty is.
+    """Adds ``weight * sum over projections of penalty`` to the loss; subclasses define the penalty.
 
     Args:
         weight: Its ``lambda``, of at least 0.

@@ -36,14 +36,14 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[c
     """Learning without Forgetting (Li and Hoiem, TPAMI 2018) beside :class:`avalanche_sdlora.SDLoRAPlugin`.
 
     The model as it was after the last experience teaches the present one its softened probabilities over the classes
-    that it knew. Avalanche's own ``LwFPlugin`` computes the same loss but cannot be used: it asks a model that knows of
+    that it knew. Avalanche's own ``LwFPlugin`` computes this loss too but cannot be used: it asks a model that knows of
     task labels for the logits of every task, and a stream for task labels that newer streams do not have.
 
     The teacher shares the frozen backbone with the model.
 
     Args:
         alpha: Weight of the distillation.
-        temperature: Of the softmax; 2 in the paper.
+        temperature: Temperature of the softmax; 2 in the paper.
 
     Raises:
         ValueError: An argument is out of range.
@@ -57,7 +57,7 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[c
             raise ValueError(f"temperature={temperature!r}: expected a number above 0")
         self.alpha = alpha
         self.temperature = temperature
-        #: What the teacher has learned, and the classes that it knows.
+        #: The learned tensors of the teacher, and the classes that it knows.
         self.learned: dict[str, Tensor] = {}
         self.classes: list[int] = []
         self._teacher: Callable[[Tensor], Tensor] | None = None
@@ -85,17 +85,17 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[c
             strategy.loss = strategy.loss + self.alpha * distillation_loss(logits, taught, self.temperature)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Keeps what the next experience's teacher knows."""
+        """Keeps the learned tensors as the next experience's teacher."""
         self.learned = {name: t.detach().clone() for name, t in learned_state(strategy.model).items()}
         self.classes = strategy.model.head.classes()
 
 
 def _logits(model: SDLoRAModel, x: Tensor) -> Tensor:
-    """Those of the head that is trained, also where another one predicts."""
+    """The logits of the head that is trained, also where another one predicts."""
     return model.head(model.features(x))
 
 
 def _copy(model: SDLoRAModel) -> SDLoRAModel:
-    """A copy that shares the frozen backbone."""
+    """A copy of the model that shares the frozen backbone."""
     own = learned_state(model)
     return copy.deepcopy(model, {id(p): p for name, p in model.named_parameters() if name not in own})

@@ -1,4 +1,4 @@
-"""What three methods beside SD-LoRA add to the loss, each a function of low-rank factors.
+"""The penalties that three methods beside SD-LoRA add to the loss, each a function of low-rank factors.
 
 A direction is ``B A`` with ``A (r, in)`` and ``B (out, r)``. Each penalty is that of one projection; the methods sum it
 over all of them and multiply it by their ``lambda``.
@@ -48,8 +48,8 @@ def magnitude_of_update(A: Tensor, B: Tensor) -> Tensor:
 def subspace_energy(A: Tensor, B: Tensor, P_in: Tensor, P_out: Tensor) -> Tensor:
     """``(||A P_in||_F^2 + ||B^T P_out||_F^2) / 2``: CLoRA's penalty (Lu et al., ACL 2025, arXiv 2410.16801).
 
-    Where it is 0, the update ignores what lies in the span of ``P_in`` and writes nothing into that of ``P_out``. The
-    half is the authors' code's.
+    Where it is 0, the update ignores inputs in the span of ``P_in`` and writes nothing into the span of ``P_out``. The
+    half comes from the authors' code.
 
     Args:
         A: ``(r, in)``.
@@ -64,7 +64,7 @@ def subspace_energy(A: Tensor, B: Tensor, P_in: Tensor, P_out: Tensor) -> Tensor
 
 
 def random_subspace(size: int, dimensions: int, seed: int) -> Tensor:
-    """``dimensions`` random orthonormal columns of length ``size``, the same for the same seed on every machine.
+    """``dimensions`` random orthonormal columns of length ``size``; a seed gives equal columns on every machine.
 
     Returns:
         ``(size, dimensions)``, float32, on the CPU.

@@ -18,8 +18,8 @@ def free_rows(moment: Tensor, basis: Tensor, rank: int) -> Tensor:
 
     The rows are the leading eigenvectors of ``P C P`` with ``P = I - M M^T``, those of the inputs after projection (the
     paper's design of its matrix ``B_t``). The authors' code takes the left singular vectors of ``P C`` instead, which
-    span nearly the same. Rows have the length ``1 / sqrt(3)`` as in the code, the root mean square length of a row that
-    is drawn Kaiming-uniformly.
+    span nearly that space. Rows have the length ``1 / sqrt(3)`` as in the code, the root mean square length of a row
+    that is drawn Kaiming-uniformly.
 
     Args:
         moment: ``C (d, d)``, second moment of the task's inputs.
@@ -33,7 +33,7 @@ def free_rows(moment: Tensor, basis: Tensor, rank: int) -> Tensor:
     P = torch.eye(len(C), dtype=C.dtype, device=C.device) - M @ M.T
     values, vectors = torch.linalg.eigh(P @ C @ P)  # ascending
     rows = vectors[:, -rank:].T.flip(0)
-    rows = rows - (rows @ M) @ M.T  # exactly outside, whatever rounding did
+    rows = rows - (rows @ M) @ M.T  # exactly outside, despite rounding
     nothing = torch.finfo(C.dtype).eps * len(C) * torch.linalg.matrix_norm(C, 2)
     return torch.where(values[-rank:].flip(0)[:, None] > nothing, rows / math.sqrt(3), 0.0)
 
@@ -41,10 +41,10 @@ def free_rows(moment: Tensor, basis: Tensor, rank: int) -> Tensor:
 def extend(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
     """The protected subspace, grown until it holds the share ``threshold`` of a task's energy.
 
-    Energy is the sum of the squared singular values of the second moment, and what is added are the leading left
-    singular vectors of its part outside: the rule of the authors' code, for which their thresholds were chosen (the
-    paper writes it for the inputs themselves). Their DualGPM keeps the complement once that is smaller, which saves
-    memory and changes nothing else.
+    Energy is the sum of the squared singular values of the second moment. The columns added are the leading left
+    singular vectors of its part outside the subspace: the rule of the authors' code, for which their thresholds were
+    chosen (the paper writes it for the inputs themselves). Their DualGPM keeps the complement once that is smaller,
+    which saves memory and changes nothing else.
 
     Args:
         basis: ``M (d, k)``, orthonormal columns.

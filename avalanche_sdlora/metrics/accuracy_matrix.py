@@ -26,8 +26,8 @@ class AccuracyMatrix:
     and so are the summaries that would need them.
 
     Attributes:
-        values: ``(N, N)`` float64, percent. Only the diagonal and what lies below it is read; what was given
-            above it is replaced by NaN, so that it cannot enter a mean unseen. A missing row is NaN throughout.
+        values: ``(N, N)`` float64, percent. Only the diagonal and the entries below it are read; those
+            above it are replaced by NaN, so that they cannot enter a mean unseen. A missing row is NaN throughout.
         samples: ``(N,)`` int64, the number of test samples of each experience.
 
     Raises:

@@ -13,14 +13,14 @@ from avalanche_sdlora.model import SDLoRAModel
 
 
 class ModelPluginMetric(PluginMetric[dict[str, float]]):
-    """What a model says of itself, after each training experience, as one scalar a name.
+    """Numbers that a model reports after each training experience, one scalar for each name.
 
     The scalars are called ``NAME/train_phase/train_stream/KEY``. Their position on the x axis is the number of
     training iterations so far, so that a logger draws one curve a key.
 
     Args:
-        name: What is reported.
-        report: Reads the model: one number a key.
+        name: The common part of the scalars' names.
+        report: Reads the model and gives one number for each key.
     """
 
     def __init__(self, name: str, report: Callable[[SDLoRAModel], dict[str, float]]) -> None:
@@ -58,9 +58,9 @@ class ModelPluginMetric(PluginMetric[dict[str, float]]):
 
 
 def magnitude_metrics() -> list[PluginMetric]:
-    """The magnitude of each direction, ``Magnitude/.../Direction000`` and so on, averaged over the projections.
+    """The magnitude of each direction, ``Magnitude/.../Direction001`` and so on, averaged over the projections.
 
-    Direction ``k`` was begun in experience ``k``, unless reduction has merged directions. The curves show the rise of
+    Direction ``k`` was begun in task ``k``, unless reduction has merged directions. The curves show the rise of
     the early magnitudes in the paper's figure.
     """
     return [ModelPluginMetric("Magnitude", _magnitudes)]
@@ -72,7 +72,7 @@ def parameter_metrics() -> list[PluginMetric]:
 
 
 def reduction_metrics() -> list[PluginMetric]:
-    """What reduction did to the projections.
+    """Figures on the reduction of the projections.
 
     ``Reduction/.../residual``: mean distance of the new directions from the span of the frozen ones, from the second
     experience on. ``absorbed``: how many projections were distilled into older directions. ``error``: largest
@@ -82,7 +82,7 @@ def reduction_metrics() -> list[PluginMetric]:
 
 
 def _magnitudes(model: SDLoRAModel) -> dict[str, float]:
-    return {f"Direction{k:03d}": alpha for k, alpha in enumerate(model.magnitude_report())}
+    return {f"Direction{k:03d}": alpha for k, alpha in enumerate(model.magnitude_report(), start=1)}
 
 
 def _reductions(model: SDLoRAModel) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Adapters as files: what a model has learned in one safetensors file, without the backbone."""
+"""Adapters as files: all that a model has learned in one safetensors file, without the backbone."""
 
 from __future__ import annotations
 
@@ -10,26 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_sdlora.adapter.undo import unchanged_on_error
+from avalanche_sdlora.backbones import configured_name, create_backbone, loaded_weights
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
-_KIND, _VERSION = "sdlora-adapters", 1
+# Version 2 has what SDLoRAModel.at_task needs.
+_KIND, _VERSION = "sdlora-adapters", 2
 
 
 @dataclass(frozen=True)
 class AdaptersInfo:
-    """What an adapters file says about itself.
+    """The description that an adapters file holds.
 
     Attributes:
-        backbone: timm name of the backbone, or the name of its class.
+        backbone: timm name of the backbone, or the name of its class. It has the tag of pre-trained weights only where
+            :func:`avalanche_sdlora.create_backbone` has loaded them.
         image_size: Height and width of its input in pixels; None where the backbone does not say.
         fingerprint: SHA-256 of its frozen weights (:func:`avalanche_sdlora.persistence.fingerprint.fingerprint`).
         config: The method's settings.
         class_names: By class label; None if none were given.
-        notes: What else the writer wanted to travel with the file.
+        notes: Values of JSON that the writer wanted to travel with the file.
+        classifier: Name of the backbone's classifier, as the model was told it; None where it was found.
+        timm_name: The name, tag included, in timm's configuration of the backbone, whose weights may be others; None
+            for models from elsewhere.
     """
 
     backbone: str
@@ -38,6 +45,8 @@ class AdaptersInfo:
     config: SDLoRAConfig
     class_names: list[str] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    classifier: str | list[str] | None = None
+    timm_name: str | None = None
 
 
 def save_adapters(
@@ -76,6 +85,8 @@ def save_adapters(
         "config": model.config.to_dict(),
         "class_names": None if class_names is None else [str(name) for name in class_names],
         "notes": dict(notes or {}),
+        "classifier": model.classifier_name,
+        "timm_name": configured_name(model.backbone),
     }
     tensors = {
         # Matrices make the size; scales, magnitudes and the float64 of a closed-form head keep their precision.
@@ -86,25 +97,25 @@ def save_adapters(
 
 
 def read_adapters(path: str | os.PathLike[str]) -> AdaptersInfo:
-    """What an adapters file says about itself, once its checksum has been verified.
+    """Read the description that an adapters file holds, once its checksum has been verified.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of a newer version, or no adapters file.
+        ValueError: The file is damaged, of a newer version, or no adapters file.
     """
     return _read(path)[1]
 
 
 def load_adapters(model: SDLoRAModel, path: str | os.PathLike[str]) -> AdaptersInfo:
-    """Puts what :func:`save_adapters` wrote into ``model``, which may be at any stage of any stream.
+    """Puts the content of a file of :func:`save_adapters` into ``model``, which may be at any stage of any stream.
 
     Args:
-        model: A model of the same backbone, with the same weights, and the same config; :func:`read_adapters`
-            tells which.
+        model: A model with the backbone, the weights and the config of the saved one; :func:`read_adapters` tells
+            which.
         path: The file.
 
     Returns:
-        What the file says about itself, class names included.
+        The file's description, class names included.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -124,7 +135,7 @@ def load_adapters(model: SDLoRAModel, path: str | os.PathLike[str]) -> AdaptersI
     if info.config != model.config:
         raise ValueError(
             f"{name} was made with {info.config}; this model was adapted with {model.config}. Make it with "
-            "SDLoRAModel(backbone, read_adapters(path).config)"
+            "load_model(path, backbone)"
         )
     try:
         load_learned(model, tensors)
@@ -133,15 +144,57 @@ def load_adapters(model: SDLoRAModel, path: str | os.PathLike[str]) -> AdaptersI
     return info
 
 
+def load_model(
+    path: str | os.PathLike[str],
+    backbone: str | nn.Module | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+) -> SDLoRAModel:
+    """The model that :func:`save_adapters` wrote into a file, on its backbone, ready to predict.
+
+    Args:
+        path: The file.
+        backbone: The module that it was adapted from, changed in place; or a timm name. None: the file says which.
+        weights: A local file with the backbone's weights, for a backbone that is made by its name; see
+            :func:`avalanche_sdlora.create_backbone`.
+
+    Returns:
+        The model, in evaluation mode. It can go on learning; :func:`read_adapters` has class names and notes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, its backbone has other weights or cannot be made by its name, or ``weights``
+            come with a module. A module that was given is left as it was.
+        RuntimeError: The backbone's weights cannot be downloaded.
+    """
+    info = read_adapters(path)
+    if isinstance(backbone, nn.Module):
+        if weights is not None:
+            raise ValueError(f"weights={os.fspath(weights)!r}: the backbone is a module, which has weights")
+    else:
+        name = backbone or (info.backbone if "." in info.backbone else info.timm_name)
+        if name is None:
+            raise ValueError(
+                f"{os.fspath(path)!r} belongs to a {info.backbone}, which is no timm model; give the module: "
+                "load_model(path, backbone)"
+            )
+        size = info.image_size[0] if info.image_size else None
+        backbone = create_backbone(name, weights=weights, img_size=size)
+    with unchanged_on_error(backbone):
+        model = SDLoRAModel(backbone, info.config, classifier=info.classifier)
+        load_adapters(model, path)
+    return model.eval()
+
+
 def backbone_name(backbone: nn.Module) -> str:
-    """The timm name of a backbone, with its tag, or the name of its class."""
-    config = getattr(backbone, "pretrained_cfg", None) or {}
-    parts = [config.get("architecture"), config.get("tag")]
-    return ".".join(p for p in parts if p) or type(backbone).__name__
+    """The timm name of a backbone, or the name of its class; with the tag of its weights where they are known."""
+    configured = configured_name(backbone) or type(backbone).__name__
+    return loaded_weights(backbone) or configured.partition(".")[0]
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], AdaptersInfo]:
     tensors, about = read_tensors(path, _KIND, _VERSION)
+    _complete(tensors)
     try:
         about["config"] = SDLoRAConfig.from_dict(about["config"])
         about["image_size"] = about["image_size"] and tuple(about["image_size"])
@@ -150,6 +203,19 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], AdaptersInfo
         raise ValueError(
             f"{os.fspath(path)!r} describes itself in a way this version does not know: {error}"
         ) from error
+
+
+def _complete(tensors: dict[str, Tensor]) -> None:
+    """Adds what files of version 1 do not have: all that says what earlier tasks were, of which nothing is known."""
+    for name in [name for name in tensors if name.endswith(".owner")]:
+        tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
+    if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():
+        alpha = tensors["magnitudes.alpha"]
+        tensors.setdefault("head.born", (tensors["head.row_of"] >= 0).long())
+        tensors.setdefault("head.checksums", torch.empty(0, dtype=torch.long))
+        tensors.setdefault("magnitudes.history", alpha.new_empty(0, *alpha.shape[1:]))
+        tensors.setdefault("magnitudes.counts", torch.empty(0, 2, dtype=torch.long))
+        tensors.setdefault("rewritten", tensors["experiences"].clone())
 
 
 def _image_size(backbone: nn.Module) -> tuple[int, int] | None:

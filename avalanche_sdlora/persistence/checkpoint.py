@@ -1,4 +1,4 @@
-"""Checkpoints of a run: killed at any moment, it continues and ends as if it had not been."""
+"""Checkpoints of a run, so that a run killed at any moment continues and ends as if it had not been killed."""
 
 from __future__ import annotations
 
@@ -38,22 +38,25 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
     A checkpoint is made after every epoch and at the end of the loop's body: what the model has learned (of the
     backbone a checksum), optimizer and criterion, the random generators, the state of plugins, clock and metrics with
     their histories, and the length of TensorBoard's files. It is one safetensors file, replaced in one step; nothing
-    is unpickled. On a CPU the continued run equals the uninterrupted one bit for bit. One is left out while all of
-    them together would take more than ``share`` of the time: a kill costs an epoch, or 20 times what one takes.
+    is unpickled. On a CPU the continued run equals the uninterrupted one bit for bit. A checkpoint is left out while
+    all of them together would take more than ``share`` of the time: a kill costs an epoch, or with the default share 20
+    times as long as a checkpoint takes.
 
     Args:
         folder: Gets the file ``checkpoint.safetensors``. It is the run's own: files that a killed process left
             unfinished there are removed.
-        about: What the run is made with, as JSON can say it. A checkpoint made with anything else is refused.
+        about: The settings of the run, as values of JSON. A checkpoint made with other settings is refused.
         share: Largest part of the time to spend on checkpoints.
 
     Attributes:
-        notes: Anything of the script's own, as JSON can say it; it is saved, and here again when the run continues.
+        notes: The script's own values of JSON; they are saved, and here again when the run continues.
         before_saving: Called before each checkpoint, to bring the notes up to date.
         found: Whether there was a checkpoint to continue from.
+        kept: What the last checkpoint holds: how many experiences are complete, and how many epochs of the next one,
+            of which those before a resume are not counted; None while there is none.
 
     Raises:
-        ValueError: The checkpoint is damaged or was made with something else than ``about``.
+        ValueError: The checkpoint is damaged or was made with other settings than ``about``.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
             _compare(self.path, self._saved["about"], self.about)
             self.notes = self._saved["notes"]
         self.found = bool(self._saved)
+        self.kept: tuple[int, int] | None = (self._saved["experience"], 0) if self.found else None
         self._inside = False  # whether the next experience is to be continued from its last epoch
         self._experience = 0  # experiences whose loop body is complete
         self._epochs: int | None = None  # the strategy's own number of epochs, while it is told a smaller one
@@ -85,7 +89,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
 
         Args:
             strategy: A fresh strategy, made as before. Its ``train`` must be called once with each experience.
-            stream: The whole stream, the same as before.
+            stream: The whole stream that was trained on before the interruption.
 
         Raises:
             ValueError: The strategy has no :class:`SDLoRAPlugin` or a plugin whose state cannot be saved; or the
@@ -115,7 +119,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
     # -- callbacks: this plugin is the last, so that clock and metrics have done theirs --------------------------------
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Inside an experience: everything back to the end of the last epoch, and only the other epochs to go."""
+        """Inside an experience, go back to the end of the last epoch, and leave only the other epochs to train."""
         if kwargs.get("persistent_workers") and kwargs.get("num_workers"):
             raise ValueError(
                 "persistent_workers=True: the random state of loader processes cannot be saved; leave it out"
@@ -127,15 +131,15 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
             strategy.train_epochs -= strategy.clock.train_exp_epochs
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The number of epochs has been read."""
+        """Give the strategy its own number of epochs back, now that it has been read."""
         self._restore_epochs(strategy)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """A checkpoint, unless they take too much time."""
+        """Make a checkpoint, unless checkpoints take too much time."""
         self._save_in_time(inside=True)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """The number of epochs, should none have been left."""
+        """Give the strategy its own number of epochs back, should no epoch have been left."""
         self._restore_epochs(strategy)
 
     def _restore_epochs(self, strategy: Any) -> None:
@@ -172,17 +176,18 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
             "state": state,
         }
         write_tensors(self.path, _KIND, _VERSION, tensors, saved)
+        self.kept = (self._experience, self._state.epochs() if inside else 0)
         self._last = time.monotonic() - begun
         self._spent += self._last
 
 
 def _as_json(data: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will be when it has been written and read."""
+    """The value as it will be when it has been written and read."""
     return json.loads(json.dumps(data))
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that was made with something else."""
+    """Refuses a checkpoint that was made with other settings."""
     differing = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if differing:
         said = "; ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in differing)

@@ -24,7 +24,7 @@ def event_sizes(writer: Any) -> dict[str, int]:
         writer: A ``torch.utils.tensorboard.SummaryWriter``.
 
     Returns:
-        By path below its folder.
+        The sizes by path below the writer's folder.
     """
     writer.flush()
     folder, sizes = Path(writer.log_dir), {}

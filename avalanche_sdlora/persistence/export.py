@@ -17,7 +17,7 @@ from avalanche_sdlora.adapter.attention import put_layer
 from avalanche_sdlora.adapter.functional import all_factors, linear_layer
 from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.heads.classifier import gives_outputs
+from avalanche_sdlora.heads.classifier import gives_outputs, leave_plain
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
@@ -33,13 +33,13 @@ def merge(model: SDLoRAModel) -> nn.Module:
         model: The learned model; it is left as it is.
 
     Returns:
-        For a timm model the same architecture, with a classifier of the learned classes; for other modules an
+        For a timm model its architecture, with a classifier of the learned classes; for other modules an
         ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``, as for every model with a random
         expansion, whose ``head`` is an ``nn.Sequential`` of three layers. In evaluation mode. Logits are those of
         ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
-        ValueError: The same class label means several classes, so the logits depend on task labels; or the backbone
+        ValueError: One class label means several classes, so the logits depend on task labels; or the backbone
             returns objects in place of tensors.
     """
     if gives_outputs(model.backbone):
@@ -49,6 +49,7 @@ def merge(model: SDLoRAModel) -> nn.Module:
         )
     expansion, weight, bias = _classifier(model)
     backbone = copy.deepcopy(model.backbone)
+    leave_plain(backbone)
     plain: dict[int, nn.Linear] = {}  # a layer used under several names stays one
     for name, adapter in list(backbone.named_modules(remove_duplicate=False)):
         if isinstance(adapter, SDLoRALinear):
@@ -68,7 +69,7 @@ def export_peft(model: SDLoRAModel, folder: str | os.PathLike[str]) -> None:
     Every adapted layer gets ``A (R, in)``, the rows of all its directions, and ``B (out, R)``, the columns times their
     coefficients, zero outside the rows that a direction updates; scaling 1. So on the same backbone without classifier
     (``timm.create_model(name, pretrained=True, num_classes=0)``), ``peft.PeftModel.from_pretrained(backbone,
-    folder)`` gives the same features. The head is not part of it.
+    folder)`` gives the features of ``model``. The head is not part of the export.
 
     Args:
         model: The learned model.

@@ -1,8 +1,8 @@
-"""The state that Python objects keep in their attributes, as JSON and tensors, and back into the same objects.
+"""The state that Python objects keep in their attributes, taken as JSON and tensors and put back.
 
 Plugins and metrics of Avalanche keep their state in plain attributes, without ``state_dict``. :class:`Taker` walks them
 and collects numbers, texts, tensors and containers of these, inside objects inside objects; :class:`Putter` walks the
-objects of a program that was started again and puts everything back. No object is ever made from what a file says.
+objects of a program that was started again and puts everything back. No object is ever made from a file's content.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Tree = Any
 _PLAIN = (type(None), bool, int, float, str)
 _SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 _MAKE: dict[str, Callable[[Iterable[Any]], Any]] = {name: kind for kind, name in _SEQUENCES.items()}
-# What the program itself is made of: the same when it is started again with the same arguments.
+# Parts of the program itself, which are there again when it is started with equal arguments.
 _CONSTANT = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -54,9 +54,9 @@ class Taker:
         known: Paths of the objects that a fresh program has, from an earlier ``Taker.objects``; None: all are.
 
     Attributes:
-        tensors: What the trees refer to, by name.
+        tensors: The tensors that the trees refer to, by name.
         objects: The path of every object found.
-        problems: By path, what could not be taken.
+        problems: The kinds of objects that could not be taken, by path.
     """
 
     def __init__(self, shared: Iterable[Any], foreign: tuple[type, ...], known: set[str] | None = None) -> None:
@@ -152,7 +152,7 @@ class Putter:
     """Puts state back into the objects of a program that was started again.
 
     Args:
-        tensors: What :class:`Taker` collected.
+        tensors: The tensors that :class:`Taker` collected.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ class RunState:
 
     Args:
         strategy: A fresh strategy; the model is adapted here, if it is not yet.
-        keeper: The plugin that this is for, whose own state is no part of it.
+        keeper: The plugin that saves the state; its own state is left out.
 
     Raises:
         ValueError: The strategy has no :class:`SDLoRAPlugin`, or a plugin whose state cannot be taken.
@@ -44,8 +44,12 @@ class RunState:
         self._take_plugins(taker)
         self._known = taker.objects
 
+    def epochs(self) -> int:
+        """Epochs of the present experience that are complete."""
+        return int(self._strategy.clock.train_exp_epochs)
+
     def made_with(self) -> dict[str, Any]:
-        """What a strategy must have in common with the one whose state it is to continue from."""
+        """Facts that a strategy must share with the one whose state it continues from."""
         strategy = self._strategy
         return {
             "config": strategy.model.config.to_dict(),
@@ -55,7 +59,7 @@ class RunState:
         }
 
     def take(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The present state, as JSON can say it and as tensors.
+        """The present state, as values of JSON and tensors.
 
         Raises:
             ValueError: A plugin has come to hold something that cannot be taken.
@@ -79,12 +83,12 @@ class RunState:
         """Refuses tensors that the model could not load; nothing is changed.
 
         Raises:
-            ValueError: They do not fit.
+            ValueError: The tensors do not fit.
         """
         check_learned(self._strategy.model, _part(tensors, "model."))
 
     def put(self, saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what :meth:`take` gave."""
+        """Puts the state of :meth:`take` back."""
         strategy, putter = self._strategy, Putter(_part(tensors, "plain."))
         load_learned(strategy.model, _part(tensors, "model."))
         trains = set(saved["trains"])  # plugins may have frozen some
@@ -125,7 +129,7 @@ def sdlora_of(strategy: Any) -> SDLoRAPlugin:
     """The strategy's :class:`SDLoRAPlugin`.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The strategy has none.
     """
     for plugin in strategy.plugins:
         if isinstance(plugin, SDLoRAPlugin):

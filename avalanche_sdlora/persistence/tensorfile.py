@@ -1,4 +1,4 @@
-"""Tensors and plain data in one safetensors file that says what it is and notices damage; never a pickle."""
+"""Tensors and plain data in one safetensors file that names its kind and notices damage; never a pickle."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def write_tensors(
 
     Args:
         path: The file; one that is there is replaced in one step.
-        kind: What the file is, for :func:`read_tensors` to check.
+        kind: The kind of file, for :func:`read_tensors` to check.
         version: Version of its content.
         tensors: Any tensors by name; they are copied to the CPU.
-        about: Whatever JSON can say.
+        about: A value of JSON.
 
     Raises:
         OSError: The file cannot be written; an older one is as it was.
-        TypeError: ``about`` holds what JSON cannot say.
+        TypeError: ``about`` is no value of JSON.
     """
     # A copy, since safetensors refuses tensors that share memory.
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -47,11 +47,11 @@ def write_tensors(
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what :func:`write_tensors` wrote.
+    """Reads a file of :func:`write_tensors`.
 
     Args:
         path: The file.
-        kind: What it must be.
+        kind: The kind that the file must have.
         version: The newest version of its content that the caller understands.
 
     Returns:
@@ -59,7 +59,7 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, something else, or of a newer version.
+        ValueError: The file is damaged, of another kind, or of a newer version.
     """
     data = _bytes_of(Path(path))
     try:

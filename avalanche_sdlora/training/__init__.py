@@ -1,1 +1,1 @@
-"""SD-LoRA in Avalanche: the plugin and the strategy, and what they need while a stream is learned."""
+"""SD-LoRA in Avalanche: the plugin and the strategy, with their optimizer, loss, checks and metrics."""

@@ -31,7 +31,7 @@ class Refusal:
         why: Goes on after "cannot work with SDLoRAPlugin: ".
         instead: Goes on after "Use ".
         condition: When it is refused, in words; empty if always.
-        when: The condition, of the object, the config, and the strategy's model.
+        when: The condition as a function of the object, the config, and the strategy's model.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Refusal:
 
 
 def check_strategy(strategy: Any, config: SDLoRAConfig) -> None:
-    """Refuses what cannot work with SD-LoRA's plugin: among the plugins, the criterion, or the strategy itself.
+    """Refuses plugins, a criterion, or a strategy itself that cannot work with SD-LoRA's plugin.
 
-    Nothing is changed. Only Avalanche's own classes, and what is derived from them, are known here.
+    Nothing is changed. Only Avalanche's own classes and their subclasses are known here.
 
     Args:
         strategy: An Avalanche strategy, before it trains.
         config: That of its model, or that with which its model will be adapted.
 
     Raises:
-        ValueError: The message names what is refused, says why, and what to use.
+        ValueError: The message names the refused object, says why, and what to use instead.
     """
     model: Any = getattr(strategy, "model", None)
     criterion = getattr(strategy, "_criterion", None)
@@ -140,7 +140,7 @@ _OWN_MODELS = tuple(
     )
 )
 
-#: What is refused; anything else of Avalanche is let through.
+#: The refused classes; any other class of Avalanche is let through.
 REFUSALS: tuple[Refusal, ...] = (
     *_ANCHORS,
     *_PROTOTYPES,

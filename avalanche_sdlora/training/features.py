@@ -1,4 +1,4 @@
-"""Passes over images to learn from their features without training."""
+"""Passes over images that gather their features without training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def feature_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Features ``(n, d)``, class and task labels ``(n,)`` of the images of ``data``, in their order.
 
-    With the evaluation transforms and without gradient. Global random generators are left as they are.
+    Images pass through the evaluation transforms, and no gradient is recorded. Global random generators are left alone.
 
     Args:
-        features: Images ``(n, 3, size, size)`` to features.
+        features: Maps images ``(n, 3, size, size)`` to features.
         data: An Avalanche data set. Task labels are None where its samples have none.
         batch_size: Images at once.
         device: Where to compute.
@@ -37,11 +37,11 @@ def present_features(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """:func:`feature_batches` of the present experience's training images, in evaluation mode.
 
-    The mode of ``model`` is as it was once the pass is complete. Task labels are None where they are not used.
+    The mode of ``model`` is restored once the pass is complete. Task labels are None where they are not used.
 
     Args:
         model: The model.
-        strategy: Whose experience, device and evaluation batch size are used.
+        strategy: Its experience, device and evaluation batch size are used.
         num_workers: Loader processes.
     """
     training = model.training

@@ -18,13 +18,13 @@ class FirstSessionPlugin(SupervisedPlugin, supports_distributed=False):  # type:
     nothing then (first-session adaptation: Panos et al., ICCV 2023, arXiv 2303.13199, who stop there). A head in closed
     form gains most from it. Give it to the strategy beside :class:`avalanche_sdlora.SDLoRAPlugin`, after it and before
     any scheduler of the learning rate; schedulers that return to the rates an optimizer was made with (``LambdaLR``,
-    warm restarts) undo ``later_rate``. A resumed run goes on the same.
+    warm restarts) undo ``later_rate``. A resumed run keeps both settings.
 
     Args:
-        epochs: Epochs over the first experience, at least 1; None: as over the others.
-        later_rate: Learning rate of all parameter groups but "head" from the second experience on, above 0; None: that
-            of the first. A group that has a smaller one keeps it. An optimizer with a single group has it for
-            everything.
+        epochs: Epochs over the first experience, at least 1; None: as many as over the others.
+        later_rate: Learning rate of all parameter groups but "head" from the second experience on, above 0; None: the
+            rate of the first. A group with a smaller rate keeps it. An optimizer with a single group uses it for all
+            parameters.
 
     Raises:
         ValueError: A number is out of range; or, when training begins, no :class:`avalanche_sdlora.SDLoRAPlugin` comes
@@ -42,13 +42,13 @@ class FirstSessionPlugin(SupervisedPlugin, supports_distributed=False):  # type:
         self._restore: Callable[[], None] = _nothing  # gives the strategy its own number of epochs back
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Only after SD-LoRA's plugin is it known which experience is the first."""
+        """Check that SD-LoRA's plugin, which knows the first experience, comes before this one."""
         before = strategy.plugins[: strategy.plugins.index(self)]
         if not any(isinstance(plugin, SDLoRAPlugin) for plugin in before):
             raise ValueError("plugins: expected an SDLoRAPlugin before FirstSessionPlugin, found none")
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Says what holds for this experience; the model counts it already."""
+        """Set the epochs and the rates of this experience, which the model has counted already."""
         self.after_training(strategy)
         first = int(strategy.model.experiences) == 1
         if first and self.epochs is not None:
@@ -60,7 +60,7 @@ class FirstSessionPlugin(SupervisedPlugin, supports_distributed=False):  # type:
                     group["lr"] = min(group["lr"], self.later_rate)
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        """The number of epochs is the strategy's own again."""
+        """Give the strategy its own number of epochs back."""
         self._restore()
         self._restore = _nothing
 

@@ -1,4 +1,4 @@
-"""What makes a failed experience leave no trace: a watch on the loss, and the state to return to."""
+"""How a failed experience leaves no trace: a watch on the loss, and the state to return to."""
 
 from __future__ import annotations
 
@@ -41,24 +41,25 @@ class FiniteLossGuard:
             self.check(epoch)
 
     def check(self, epoch: int) -> None:
-        """At the end of an epoch at the latest; raises like :meth:`observe`."""
+        """Look at the losses not yet looked at, at the end of an epoch at the latest; raises like :meth:`observe`."""
         iteration = int(self.first_bad)
         if iteration >= 0:
             raise FloatingPointError(
-                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch}, iteration {iteration} "
-                "(counted from 0). The model is as it was before this experience. A lower learning rate, a gradient "
+                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch + 1}, iteration "
+                f"{iteration + 1}. The model is as it was before this experience. A lower learning rate, a gradient "
                 "clip, or inputs without NaN would help"
             )
 
 
 class RestorePoint:
-    """The state before an experience: what the model has learned, the criterion's classes, and the optimizer's state.
+    """The state before an experience: learned tensors, the criterion's classes, and the optimizer's state.
 
     Args:
         model: The model.
         criterion: The loss.
         optimizer: The optimizer.
-        keep_state: Whether the optimizer's state will go on; a fresh one begins with every task otherwise.
+        keep_state: Whether the optimizer keeps its state from task to task; otherwise every task begins with a fresh
+            one.
     """
 
     def __init__(self, model: Any, criterion: Any, optimizer: Any, keep_state: bool) -> None:
@@ -84,7 +85,7 @@ class RestorePoint:
             fill_optimizer(optimizer, {name: [] for name in model.trainable_groups()})
 
     def state(self) -> dict[str, Any]:
-        """Tensors by name, for :meth:`from_state`."""
+        """The state as tensors by name, for :meth:`from_state`."""
         return {"learned": self.learned, "criterion": self.criterion, "optimizer": self.optimizer}
 
     @classmethod

@@ -19,6 +19,12 @@ class CurrentClassesLoss(GrowingModule):
     The other logits get the value -1000 and therefore no gradient (cross-entropy over the current classes, as in the
     authors' code). A batch that holds other classes too, as replay serves them, is learned over all classes seen.
 
+    In evaluation a sample of a class that has not been seen, or not under its task label, counts as an even guess over
+    all ``C`` columns of its logits: ``log C`` in cross-entropy. No model can know such a class, and the loss of a mask
+    of -1000 would drown every mean over a stream that has it. ``C`` is the number of classes up to the largest label of
+    the evaluated stream, whatever has been learned of it, so that losses can be compared along the stream. Accuracy
+    counts these samples as wrong.
+
     ``torch.nn.CrossEntropyLoss`` may have a weight for each class of the whole stream. Its label smoothing spreads the
     probability over the classes that compete, and in evaluation over those seen. Targets may be class probabilities
     ``(n, classes)`` instead of labels, as mixing augmentations make them; a class without a column has none.
@@ -59,14 +65,33 @@ class CurrentClassesLoss(GrowingModule):
             targets = F.pad(targets, (0, classes - targets.shape[1]))
         logits = F.pad(logits, (0, classes - logits.shape[1]), value=MASKED)
         if not self.training:
-            return self._criterion(logits, targets, F.pad(self.seen, (0, classes))[:classes])
-        current, seen = (F.pad(mask, (0, classes - len(mask))) for mask in (self.current, self.seen))
+            seen = F.pad(self.seen, (0, classes))[:classes]
+            unknown = _unknown(logits, targets, seen)
+            return self._criterion(logits.masked_fill(unknown[:, None], 0.0), targets, seen)
         if looking_is_free(logits.device) or not self._checked:
-            _check(targets, seen)
+            _check(targets, self.seen)
             self._checked = True
-        others = ~_all_in(targets, current)  # a scalar
-        competing = current | (seen & others)  # (classes,)
+        competing = self._competing(targets, classes)
         return self._criterion(logits.masked_fill(~competing, MASKED), targets, competing)
+
+    @torch.no_grad()
+    def compete(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits ``(n, classes)`` of a training batch in which those that take no part in its loss are -1000.
+
+        Args:
+            logits: ``(n, classes)``.
+            targets: ``(n,)`` or ``(n, classes)``, as for :meth:`forward`.
+        """
+        classes = max(logits.shape[1], len(self.seen), targets.shape[1] if targets.dim() == 2 else 0)
+        if targets.dim() == 2:
+            targets = F.pad(targets, (0, classes - targets.shape[1]))
+        competing = self._competing(targets, classes)[: logits.shape[1]]
+        return logits.detach().masked_fill(~competing, MASKED)
+
+    def _competing(self, targets: Tensor, classes: int) -> Tensor:
+        """The classes ``(classes,)`` over which a batch is learned."""
+        current, seen = (F.pad(mask, (0, classes - len(mask))) for mask in (self.current, self.seen))
+        return current | (seen & ~_all_in(targets, current))
 
     def _criterion(self, logits: Tensor, targets: Tensor, competing: Tensor) -> Tensor:
         criterion = self.criterion
@@ -86,7 +111,7 @@ def smoothed_cross_entropy(
     """Cross-entropy with label smoothing over the ``K`` classes that compete (Szegedy et al., arXiv 1512.00567).
 
     Of the probability of each sample, ``label_smoothing`` is spread evenly over those classes. On logits that hold just
-    these classes it is what ``torch.nn.CrossEntropyLoss`` computes.
+    these classes it equals ``torch.nn.CrossEntropyLoss``.
 
     Args:
         logits: ``(n, classes)``.
@@ -110,6 +135,15 @@ def smoothed_cross_entropy(
     if criterion.reduction == "none":
         return losses
     return losses.sum() if criterion.reduction == "sum" else losses.sum() / size.sum()
+
+
+def _unknown(logits: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
+    """Which samples ``(n,)`` have a class that is not ``seen (classes,)``, or not under their task label."""
+    if targets.dim() == 2:
+        return ((targets != 0) & ~seen).any(1)
+    labels = targets.clamp(min=0)  # negative labels are those that criteria ignore
+    masked = logits.detach().gather(1, labels[:, None])[:, 0] == MASKED
+    return (~seen[labels] | masked) & (targets >= 0)
 
 
 def _all_in(targets: Tensor, classes: Tensor) -> Tensor:

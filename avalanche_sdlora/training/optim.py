@@ -1,4 +1,4 @@
-"""The optimizer of a stream: parameters are born with every task, the optimizer object stays the same."""
+"""The optimizer of a stream: every task brings new parameters, but the optimizer stays one object."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def fill_optimizer(
         optimizer: One group, or the groups of :data:`GROUPS`.
         parameters: The trainable parameters by group name.
         replaced: ``(old, new)`` tensors of one parameter that grew.
-        reset_state: Forget all state (fresh optimizer per task, as published). Otherwise the state of what stays is
-            kept, with zeros for the rows that are new.
+        reset_state: Forget all state (fresh optimizer per task, as published). Otherwise parameters that stay keep
+            their state, with zeros for new rows.
     """
     check_groups(optimizer)
     by_name = len(optimizer.param_groups) == len(GROUPS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
+from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.processes import check_single_process
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 
@@ -41,28 +42,32 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     has one parameter group, or three named "directions", "magnitudes" and "head".
 
     Args:
-        config: What is adapted and how; the default config, or that of the strategy's ``SDLoRAModel``.
-        autocast: Precision of the forward pass, e.g. ``torch.bfloat16``; None: as the model is.
+        config: Settings of the method; None: those of the strategy's ``SDLoRAModel``, or the defaults.
+        precision: Precision of the forward pass: "float32", "bfloat16" or "auto"
+            (:func:`avalanche_sdlora.training.precision.autocast_dtype`); None: as the model is.
         reset_optimizer_state: A fresh optimizer state for every task, as published. With ``False`` the state of the
             parameters that stay (magnitudes, head) is kept.
         check_stream: Refuse a stream whose split seems to have lost classes by mistake
             (:func:`avalanche_sdlora.stream.check_classes`).
+        classifier: Name of the classifier in the strategy's model, or several; None: it is found.
     """
 
     def __init__(
         self,
         config: SDLoRAConfig | None = None,
-        autocast: torch.dtype | None = None,
+        precision: Precision | None = None,
         reset_optimizer_state: bool = True,
         check_stream: bool = True,
+        classifier: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if config is not None and not isinstance(config, SDLoRAConfig):
             raise TypeError(f"config={config!r}: expected an SDLoRAConfig")
-        if autocast not in (None, torch.bfloat16):  # float16 would need its loss scaled
-            raise ValueError(f"autocast={autocast!r}: expected torch.bfloat16 or None")
+        if precision is not None:
+            check_precision(precision)
         self.config = config
-        self.autocast = autocast
+        self.precision = precision
+        self.classifier = classifier
         self.reset_optimizer_state = reset_optimizer_state
         self.check_stream = check_stream
         self._checked = False
@@ -78,7 +83,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
     def begin_task(self) -> None:
-        """Lets the next experience begin a new task, with a direction of its own, whatever it brings."""
+        """Lets the next experience begin a new task with a direction of its own, whichever classes it brings."""
         self._told = True
 
     # -- attaching to a strategy -----------------------------------------------------------------------------------
@@ -89,25 +94,27 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._trains = True
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        """An evaluation from now on is one of its own."""
+        """Note that an evaluation from now on is not a periodic one inside training."""
         self._trains = False
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
         self.attach(strategy)
         self._outside = {"training": strategy._criterion.training}
+        for experience in strategy.current_eval_stream:  # of all, before the first: the loss of a class not seen yet
+            strategy.model.adaptation(experience)
         if self._trains:
             self._outside["random"] = random_state()
         strategy._criterion.eval()
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """A periodic evaluation lies inside training, which goes on with criterion and random numbers as they were."""
+        """After a periodic evaluation, let training go on with its criterion and random numbers."""
         strategy._criterion.train(self._outside["training"])
         if "random" in self._outside:
             set_random_state(self._outside["random"])
 
     def attach(self, strategy: Any) -> None:
-        """Adapts the model, the optimizer's ownership and the criterion of a strategy that lists this plugin, once.
+        """Adapts the model, takes over the optimizer, and wraps the criterion of a strategy, once.
 
         Raises:
             ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
@@ -123,15 +130,17 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             )
         if not adapted:
             training = strategy.model.training
-            strategy.model = SDLoRAModel(strategy.model, self.config).to(strategy.device).train(training)
+            strategy.model = (
+                SDLoRAModel(strategy.model, self.config, classifier=self.classifier).to(strategy.device).train(training)
+            )
         elif self.config is not None and self.config != strategy.model.config:
             raise ValueError(f"config={self.config}: the strategy's model was adapted with {strategy.model.config}")
-        if self.autocast is not None:
-            strategy.model.autocast = self.autocast
+        if self.precision is not None:
+            strategy.model.autocast = autocast_dtype(self.precision, strategy.device)
         if not isinstance(strategy._criterion, CurrentClassesLoss):
             strategy._criterion = CurrentClassesLoss(strategy._criterion).to(strategy.device)
         check_groups(strategy.optimizer)
-        # Avalanche would put the frozen backbone into the optimizer, before this plugin has its say.
+        # Avalanche would put the frozen backbone into the optimizer, before this plugin fills it.
         strategy.make_optimizer = _leave_optimizer_alone
 
     # -- the boundary between experiences --------------------------------------------------------------------------
@@ -215,7 +224,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
     def _try(self, strategy: Any) -> None:
-        """Sends one sample through the model, so that what does not fit is known before anything has changed."""
+        """Sends one sample through the model, so that a misfit is an error before anything has changed."""
         where = f"experience {stream.name(strategy.experience)}"
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             sample = strategy.adapted_dataset.eval()[0][0]
@@ -245,7 +254,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     # -- resuming a run --------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Where in the stream training is, as numbers, texts and tensors; :meth:`take_over` is the way back."""
+        """The place of training in the stream as numbers, texts and tensors; :meth:`take_over` takes it back."""
         point, tasks = self._point, {"task": self._task, "before": self._before}
         return {
             "told": self._told,
@@ -254,7 +263,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         }
 
     def resume_inside(self) -> None:
-        """Says that the next call of ``train`` continues an experience, which then does not begin a second time."""
+        """Let the next call of ``train`` continue an experience instead of beginning it a second time."""
         self._resumes = True
 
     def take_over(self, strategy: Any, state: Mapping[str, Any]) -> None:
@@ -262,14 +271,14 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
         Args:
             strategy: The strategy.
-            state: What :meth:`state` gave at that moment.
+            state: The state that :meth:`state` gave at that moment.
         """
         self._told = state["told"]
         self._task, self._before = (
             None if state[name] is None else stream.Task.from_state(state[name]) for name in ("task", "before")
         )
         self._point = None if state["inside"] is None else RestorePoint.from_state(state["inside"])
-        if int(strategy.model.experiences):  # else the optimizer still holds what it was made with
+        if int(strategy.model.experiences):  # else the optimizer still holds the parameters that it was made with
             fill_optimizer(strategy.optimizer, strategy.model.trainable_groups())
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
@@ -278,34 +287,40 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """The optimizer follows a model whose parameters have been replaced, by loading a state for instance."""
+        """Let the optimizer follow a model whose parameters have been replaced, by loading a state for instance."""
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """The criterion sees the current classes only (an evaluation that failed may have changed that)."""
+        """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that is not finite."""
+        """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
         if self._guard is not None:
             clock = strategy.clock
             self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing stay where they are."""
+        """Remembers the rows of the head that learn nothing."""
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing are where they were."""
+        """Puts the rows of the head that learn nothing back."""
         if self._resting is not None:
             self._resting.after_step()
 
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Metrics of training see the classes that the loss saw: an old row that did not compete wins nothing."""
+        output, targets = strategy.mb_output, strategy.mb_y
+        if isinstance(output, Tensor) and output.dim() == 2 and len(output) == len(targets):
+            strategy.mb_output = strategy._criterion.compete(output, targets)
+
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Stops at a loss that was not finite, on devices that are not waited for within an epoch."""
+        """Raises if a loss of the epoch was not finite: on a GPU, looking at each loss would make every step wait."""
         # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
         clock = strategy.clock
         self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
@@ -324,7 +339,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
             raise
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Reduces the rank of what was learned; the optimizer follows; a closed-form head is solved."""
+        """Reduces the rank of the new directions, lets the optimizer follow, and solves a closed-form head."""
         self._check(strategy, None, strategy.clock.train_exp_epochs)  # should the last epoch have been stopped early
         try:
             self._end(strategy, kwargs.get("num_workers", 0))

@@ -1,4 +1,4 @@
-"""Training in several processes, which is refused until they can be kept alike."""
+"""The refusal of training in several processes, whose models would differ."""
 
 from __future__ import annotations
 

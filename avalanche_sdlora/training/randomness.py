@@ -12,7 +12,7 @@ import torch
 def random_state() -> dict[str, Any]:
     """The state of the generators of Python, numpy, torch, and of each CUDA device that is in use."""
     cuda = torch.cuda.is_initialized()
-    # Data loaders and plugins use numpy's global generator, whatever ruff says.
+    # Data loaders and plugins use numpy's global generator, which ruff would refuse.
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=True),  # noqa: NPY002
@@ -22,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what :func:`random_state` gave."""
+    """Puts the state of :func:`random_state` back."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])

@@ -18,7 +18,7 @@ def read_cub200(root: Path) -> Split:
     """Read ``classes.txt``, ``images.txt``, ``image_class_labels.txt`` and ``train_test_split.txt``.
 
     Raises:
-        ValueError: One cannot be read, or they do not fit together.
+        ValueError: A list cannot be read, or the lists do not fit together.
     """
     class_names, paths, classes, in_train = (
         dict(read_pairs(root / f"{name}.txt"))

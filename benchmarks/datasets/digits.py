@@ -15,7 +15,7 @@ from benchmarks.images.split import Split
 def load_images() -> tuple[LabelledImages, LabelledImages]:
     """The training and test images, ``(N, 3, 8, 8)`` uint8 in three equal channels.
 
-    Every fifth image of each class is a test image, whatever the seed.
+    Every fifth image of each class is a test image, with every seed.
     """
     pixels, labels = load_digits(return_X_y=True)  # (1797, 64), 0 to 16
     grey = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A folder of images of one's own as a class-incremental benchmark, and what is laid out like one."""
+"""A folder of images of one's own as a class-incremental benchmark; published trees of that layout are read here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def find_images(root: Path) -> tuple[_Files, _Files]:
     """Find the training and the test images of each class.
 
     The folder holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``; or just ``CLASS/IMAGE``, and then every fifth image
-    of each class by name, from the first, is a test image: whatever the seed and the order on disk, and spread over
-    whatever the names sort by. Hidden files and files without an image's suffix are left out.
+    of each class by name, from the first, is a test image, with every seed and every order on disk. Hidden files and
+    files without an image's suffix are left out.
 
     Raises:
         ValueError: There is no such folder, it is laid out otherwise, or a class lacks images.
@@ -48,7 +48,7 @@ def read_tree(root: Path, name: str | None = None) -> Split:
     """The split of :func:`find_images`, classes sorted by name.
 
     Raises:
-        ValueError: As there.
+        ValueError: As :func:`find_images`.
     """
     parts = [
         {label: [path.relative_to(root).as_posix() for path in paths] for label, paths in part.items()}
@@ -59,7 +59,7 @@ def read_tree(root: Path, name: str | None = None) -> Split:
 
 def _find(root: Path | None, *, split: Split | None, strict: bool) -> ImageFiles:
     """The images of the folder ``root``, in the parts of ``split`` or else of :func:`read_tree`."""
-    del strict  # nothing is published of it
+    del strict  # no numbers are published
     folder = _locate(root)
     order = folder / CLASS_ORDER_FILE
     return ImageFiles("images", folder, split or read_tree(folder), class_order=order if order.is_file() else None)

@@ -1,7 +1,7 @@
 """Split Omniglot (Lake et al., 2015): 242 hand-written characters of eight alphabets, drawn by 20 people each.
 
-These are the characters of the two small background sets, which share some; the whole background set has them too, and
-gives the same images.
+These are the characters of the two small background sets, which share some; the whole background set gives equal
+images of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_images(root: Path | None = None, *, strict: bool = True) -> ImagesInMem
         strict: Refuse other numbers of characters and images than the published 242 and 4840.
 
     Raises:
-        ValueError: What is there is not as described.
+        ValueError: The files are not as described.
         RuntimeError: Nothing is there and it could not be downloaded.
     """
     folder = Path(root if root is not None else os.environ.get("SDLORA_DATA") or "data")
@@ -76,7 +76,7 @@ def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _unpacked(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The same from torchvision's tree."""
+    """Each image's ``ALPHABET/CHARACTER/IMAGE.png`` and content from torchvision's tree."""
     tree = folder / Omniglot.folder / "images_background"
     if not all((tree / alphabet).is_dir() for alphabet in ALPHABETS):
         try:

@@ -18,8 +18,8 @@ class PublishedFiles:
     Attributes:
         title: Its name in the literature.
         url: Its official address.
-        folder: What its folder is called.
-        layout: What the tree must look like below the folder that is named by ``root``.
+        folder: The usual name of its folder.
+        layout: Paths that the folder named by ``root`` must hold, for the message.
         marks: Patterns of files below its folder, one of which is there if the data set is.
         read: Reads its lists or its tree.
         n_classes: The published number of classes.
@@ -40,7 +40,7 @@ class PublishedFiles:
 
         Raises:
             RuntimeError: There is no such data set.
-            ValueError: It is not as published, or images are missing.
+            ValueError: The data set is not as published, or images are missing.
         """
         folder = self.locate(root)
         if split is None:

@@ -27,10 +27,10 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
 
     An image whose shorter side is longer than ``shorter_side`` is resized to it when it is decoded, with
     antialiasing, and never enlarged. Where that is the side to which an evaluation transform resizes first, with
-    the same interpolation, that step finds nothing left to do and the result is the same to the bit, whatever the
-    size of the file. A random crop is another matter: it is cut from the reduced image, so a small crop holds less
-    detail than one from the file. ``shorter_side=None`` keeps files as they are and everything exact, at two to
-    several times the space. With or without a cache the pixels are the same.
+    this interpolation, the step finds nothing left to do and its result is equal to the bit, for files of any size. A
+    random crop is cut from the reduced image, so that a small crop holds less detail than one from the file.
+    ``shorter_side=None`` keeps files as they are and every crop exact, at two to several times the space. Pixels are
+    equal with and without a store.
 
     A file that has changed is decoded again. Pixels handed out are the caller's own to change.
 

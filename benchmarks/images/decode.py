@@ -1,4 +1,4 @@
-"""An image file as RGB pixels, whatever its format and colours."""
+"""An image file of any format and colours as RGB pixels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def decode_rgb(path: str | os.PathLike[str]) -> Pixels:
     first frame is taken, and an orientation noted in the file is not applied, as in the public codes.
 
     Raises:
-        ValueError: It cannot be read as an image, or not to its end; the message names it.
+        ValueError: The file cannot be read as an image to its end; the message names it.
     """
     try:
         with Image.open(path) as file:
             if file.mode.startswith("I;16"):  # PIL would clip these at 255
                 return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=2)
             return np.array(file.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL's readers raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's readers raise these
         raise unreadable(path, error) from error
 
 

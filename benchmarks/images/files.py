@@ -1,4 +1,4 @@
-"""A data set of image files: a folder, a split of its images, and what of it can be read."""
+"""A data set of image files: a folder and a split of its images, without those that cannot be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageFiles:
     """Photographs in files, decoded when they are needed.
 
     Attributes:
-        title: Says what they are and where they are.
+        title: The name of the data set.
         root: The folder that the paths of the split start from.
         split: The images that are used.
         skipped: Paths of images of the split that cannot be read, and so are left out.
@@ -45,7 +45,7 @@ class ImageFiles:
     validation: float | None = None
 
     def readable(self) -> ImageFiles:
-        """The same without what cannot be read, which is counted in a warning.
+        """This data set without the images that cannot be read, which a warning counts.
 
         Every file is decoded once, and looked at again only when one has changed (see
         :func:`benchmarks.images.readable.look_at`), so that a damaged file is found now and not in the middle of a run.
@@ -71,7 +71,7 @@ class ImageFiles:
 
     @property
     def digest(self) -> str:
-        """That of the split."""
+        """The digest of the split."""
         return self.split.digest
 
     @property
@@ -84,20 +84,20 @@ class ImageFiles:
         return line + (f", classes in the order of {self.class_order}" if self.class_order else "")
 
     def hold_out(self, fraction: float) -> ImageFiles:
-        """The same with training images to validate on in place of the test images; see :meth:`Split.hold_out`."""
+        """This data set with held-out training images in place of the test images; see :meth:`Split.hold_out`."""
         return replace(self, split=self.split.hold_out(fraction), validation=fraction)
 
     def prepare(
         self, inputs: InputSpec, augment: Augment, *, cache: Cache | None = None, cache_mb: float | None = None
     ) -> PreparedImages:
-        """Images and transforms; test images are resized and cropped.
+        """The images and their transforms; test images are resized and cropped.
 
         With a cache, images are kept with their shorter side at the length that the evaluation resizes to, which leaves
         every evaluation as it is, to the bit; training crops are then cut from the reduced images (see
         :class:`benchmarks.images.cache.CachedImages`).
 
         Args:
-            inputs: What the backbone expects.
+            inputs: The input that the backbone expects.
             augment: As for :func:`benchmarks.images.transforms.train_transform`.
             cache: ``disk``: keep decoded images in the user's cache folder, for every run to come; None: keep
                 none.

@@ -51,7 +51,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         return cls(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), targets)
 
     def where(self, chosen: Iterable[bool]) -> LabelledImages:
-        """Those that are chosen."""
+        """The images that are chosen."""
         places = [i for i, is_in in enumerate(chosen) if is_in]
         # Grey images have three channels that are one in memory, which indexing would copy apart.
         images = self.images[:, :1] if self.images.stride(1) == 0 else self.images
@@ -63,7 +63,7 @@ class ImagesInMemory:
     """A data set of small images, whole in memory.
 
     Attributes:
-        title: Says what it is and where it came from.
+        title: The name of the data set and where it came from.
         train: Training images, uint8.
         test: Test images, uint8.
         class_names: The names in the order of the labels.
@@ -97,11 +97,11 @@ class ImagesInMemory:
         return content.hexdigest()
 
     def readable(self) -> ImagesInMemory:
-        """The same: what could not be read has been left out when the images were."""
+        """This data set: images that cannot be read were left out when it was made."""
         return self
 
     def hold_out(self, fraction: float) -> ImagesInMemory:
-        """The same with training images to validate on in place of the test images.
+        """This data set with held-out training images in place of the test images.
 
         They are chosen as :func:`benchmarks.images.validation.held_out` says, of each class.
 
@@ -113,10 +113,10 @@ class ImagesInMemory:
         return replace(self, train=train, test=test, validation=fraction)
 
     def prepare(self, inputs: InputSpec, augment: Augment, **_: Any) -> PreparedImages:
-        """Images and transforms: images are resized as a whole, since there is nothing to crop away.
+        """The images and their transforms: images are resized as a whole, since there is nothing to crop away.
 
-        What is not random in the transforms is done once, here, so that an epoch reads tensors that are ready; up to
-        512 MiB of them.
+        The transforms that are not random are applied once, here, so that an epoch reads finished tensors; up to 512
+        MiB of them.
         """
         random, fixed = train_transform(inputs, augment), eval_transform(inputs, crop=False)
         prepared_bytes = (len(self.train) + len(self.test)) * 3 * inputs.size**2 * 4

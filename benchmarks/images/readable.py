@@ -1,4 +1,4 @@
-"""Which image files can be read: looked at once, to the end of each, before a run rather than in the middle of it."""
+"""Finds image files that cannot be read before a run, by decoding each once and to its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MANY = 2000  # so many files take a second or more; fewer leave no trace
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at image files found.
+    """The findings of a look at image files.
 
     Attributes:
         unreadable: The path of each file that cannot be decoded, and why.
@@ -43,7 +43,7 @@ def look_at(root: Path, paths: Sequence[str], *, remember: Path | None = None) -
     Args:
         root: A folder.
         paths: Files below it.
-        remember: A folder that keeps what was found. As long as every file keeps its size and time, nothing is decoded
+        remember: A folder that keeps the findings. As long as every file keeps its size and time, nothing is decoded
             the next time. By default the user's cache folder, from 2000 files on.
 
     Raises:
@@ -68,13 +68,13 @@ def look_at(root: Path, paths: Sequence[str], *, remember: Path | None = None) -
             return Findings(**json.loads(memo.read_text(encoding="utf-8")))
     found = _decode_all(root, paths)
     if memo is not None:
-        with suppress(OSError), replacing(memo) as temporary:  # where it cannot be kept, files are looked at again
+        with suppress(OSError), replacing(memo) as temporary:  # without a place for them, files are looked at again
             temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
     return found
 
 
 def cache_folder() -> Path:
-    """Where this project may keep what it can make again: its folder in the user's cache."""
+    """The project's folder in the user's cache, for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "avalanche_sdlora")
 
 

@@ -27,7 +27,7 @@ class SplitImage(NamedTuple):
         path: Its path below the folder of the data set, with forward slashes.
         label: The place of its class in the class names.
         part: ``train`` or ``test``.
-        domain: Where images of one class come from several, or None.
+        domain: Its domain, where images of one class come from several; else None.
     """
 
     path: str
@@ -45,13 +45,13 @@ class Split:
     leave out ``name``, ``digest``, and the domain of the images.
 
     Attributes:
-        name: What it is a split of.
+        name: The data set that it splits.
         class_names: The names in the order of the labels.
         images: The images in the order in which a stream holds them.
 
     Raises:
-        ValueError: Class names repeat; a label or part is none; a path leads out of the folder or is in both parts; or
-            a part lacks a class.
+        ValueError: Class names repeat; a label or part does not exist; a path leads out of the folder or is in both
+            parts; or a part lacks a class.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Split:
 
     @classmethod
     def of(cls, name: str, train: Mapping[str, Sequence[str]], test: Mapping[str, Sequence[str]]) -> Split:
-        """Make one from the paths of each class: ``train`` and ``test`` map its name to them, in the same order."""
+        """Make a split from the paths of each class, which ``train`` and ``test`` give by class name."""
         images = [
             SplitImage(path, label, part)
             for part, files in zip(get_args(Part), (train, test), strict=True)
@@ -97,7 +97,7 @@ class Split:
         return hashlib.sha256(json.dumps([self.class_names, self.images]).encode()).hexdigest()
 
     def hold_out(self, fraction: float) -> Split:
-        """The same with training images to validate on in place of the test images.
+        """This split with held-out training images in place of the test images.
 
         They are chosen as :func:`benchmarks.images.validation.held_out` says, of each class and domain.
 
@@ -110,7 +110,7 @@ class Split:
         return replace(self, name=f"{self.name}, validation={fraction}", images=tuple(kept))
 
     def without(self, paths: Collection[str]) -> Split:
-        """The same without some images.
+        """This split without some images.
 
         Raises:
             ValueError: A part is left without a class.
@@ -121,7 +121,7 @@ class Split:
         """Write the file, whole or not at all, one image on a line.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         head = {"format": _FORMAT, "name": self.name, "digest": self.digest, "class_names": self.class_names}
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -131,10 +131,11 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
-        """Read such a file.
+        """Read a file of a split.
 
         Raises:
-            ValueError: There is none, it is not as described, or its content does not have the digest that it states.
+            ValueError: There is no such file, it is not as described, or its content does not have the digest it
+                states.
         """
         path = Path(path)
         try:

@@ -1,4 +1,4 @@
-"""Work on one image is work for one thread."""
+"""One thread for the work on one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread inside.
+    """Let torch compute on one thread until the block ends.
 
     A single image gains nothing from a second thread, and loses much where other programs keep the cores busy: each
     operation then waits for a thread that is not scheduled, for milliseconds instead of microseconds.

@@ -1,4 +1,4 @@
-"""From images to what a backbone expects: its size, its interpolation, its normalisation.
+"""From images to the input of a backbone: its size, its interpolation, its normalisation.
 
 Pixels normalised for another backbone cost far more accuracy than any method gains, so nothing here has a
 default taken from ImageNet: a :class:`InputSpec` is read from the model or stated in full.
@@ -21,18 +21,18 @@ Augment = Literal["paper", "flip", "none"]
 # Resize to 256, crop to 224: the proportion of the published test transform, kept at other sizes.
 _RESIZE_OVER_CROP = 256 / 224
 
-# Those of torchvision's that resize tensors.
+# The interpolations of torchvision that resize tensors.
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a backbone expects of its input images.
+    """The input images that a backbone expects.
 
     Attributes:
         size: Height and width in pixels.
         mean: Mean of the three channels, for pixels within 0 and 1.
-        std: Standard deviation of the three channels, likewise.
+        std: Standard deviation of the three channels, for pixels within 0 and 1.
         interpolation: How images are resized, ``nearest``, ``nearest-exact``, ``bilinear``, ``bicubic`` or
             ``lanczos``. Always with antialiasing, which is how timm's own (PIL) transforms resize.
     """
@@ -91,10 +91,10 @@ def train_transform(spec: InputSpec, augment: Augment = "paper") -> v2.Transform
     tensor.
 
     Args:
-        spec: What the backbone expects.
+        spec: The input that the backbone expects.
         augment: ``paper``: a random crop of 5 to 100 % of the area with sides 3:4 to 4:3, resized, and a
             horizontal flip half of the time. ``flip``: the whole image resized, and the flip. ``none``: the
-            whole image resized; the same as :func:`eval_transform` with ``crop=False``.
+            whole image resized, as :func:`eval_transform` does with ``crop=False``.
 
     Raises:
         ValueError: ``augment`` is none of these.
@@ -110,10 +110,10 @@ def train_transform(spec: InputSpec, augment: Augment = "paper") -> v2.Transform
 
 
 def eval_transform(spec: InputSpec, *, crop: bool) -> v2.Transform:
-    """The transform of test images, in and out as for :func:`train_transform`; nothing random.
+    """The transform of test images, without randomness; it takes and gives images as :func:`train_transform` does.
 
     Args:
-        spec: What the backbone expects.
+        spec: The input that the backbone expects.
         crop: Photographs (True): the shorter side is resized to 256/224 of ``size`` and the centre cut out,
             as published. Low-resolution square images (False): the whole image is resized to ``size``.
     """

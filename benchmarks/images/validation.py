@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 
 def held_out(groups: Sequence[Hashable], fraction: float) -> list[bool]:
-    """Choose which training images to validate on: the same share of every group, whatever any seed.
+    """Choose which training images to validate on: an equal share of every group, independent of any seed.
 
     They are spread evenly over the images of a group, in their order: file names often sort by where images came from.
 

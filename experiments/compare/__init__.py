@@ -1,1 +1,1 @@
-"""Methods by seeds by streams: which runs a comparison takes, and the tables of what they found."""
+"""Methods by seeds by streams: the runs that a comparison takes, and the tables of their results."""

@@ -18,7 +18,10 @@ from avalanche_sdlora.near import did_you_mean
 from experiments.compare.folder import remember_order
 from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.tables import write_comparison
+from experiments.finished import check_output
+from experiments.interruption import StoppedError, leave
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 
 #: Options of a run that a comparison sets itself.
@@ -55,28 +58,40 @@ def compare(cells: Sequence[Cell], output: str | Path, jobs: int = 1) -> list[st
 
     Raises:
         ValueError: A cell's folder holds results of other arguments; nothing has been run.
+        StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
     missing = [cell for cell in cells if cell.finished() is None]
     remember_order(output, [cell.stream for cell in cells], [cell.method for cell in cells])
     print(f"{len(cells) - len(missing)} cells are finished, {len(missing)} to run")
     threads = max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else 1)
     failures = []
-    with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(cell.run, threads): cell for cell in missing}
-        try:
-            for done, future in enumerate(as_completed(running), start=1):
-                cell, error = running[future], future.exception()
-                if error is not None:
-                    failures.append(f"{cell}: {error}")
-                results = None if error else cell.finished()
-                told = (
-                    f"Acc {results['acc']:.2f}, {results['seconds']['total']:.0f} s" if results else f"FAILED: {error}"
-                )
-                print(f"[{done}/{len(missing)}] {cell}: {told}", flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                running = {pool.submit(cell.run, threads): cell for cell in missing}
+                for done, future in enumerate(as_completed(running), start=1):
+                    cell, error = running[future], future.exception()
+                    if error is not None:
+                        failures.append(f"{cell}: {error}")
+                    print(f"[{done}/{len(missing)}] {cell}: {_told(cell, error)}", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for cell in missing:
+                    cell.stop()
+                raise
+    except KeyboardInterrupt:
+        kept = sum(cell.finished() is not None for cell in cells)
+        raise StoppedError(
+            f"stopped. Kept: {kept} of {len(cells)} cells, and of those that were running what their last checkpoint "
+            "holds; the same command continues"
+        ) from None
     return failures
+
+
+def _told(cell: Cell, error: BaseException | None) -> str:
+    """What is printed of a cell that has ended."""
+    results = None if error else cell.finished()
+    return f"Acc {results['acc']:.2f}, {results['seconds']['total']:.0f} s" if results else f"FAILED: {error}"
 
 
 def main() -> None:
@@ -96,10 +111,13 @@ def main() -> None:
                     f"only={unknown}: the grid has {', '.join(methods)}{did_you_mean(unknown[0], methods)}"
                 )
             chosen = {name: methods[name] for name in own.get("only", methods)}
+            check_output(output)
             failures = compare(plan(own["streams"], chosen, own.get("seeds", [0]), output, given), output, jobs)
         write_comparison(str(output))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {in_flags(error)}")
     if failures:
         sys.exit("\n".join([f"error: {len(failures)} cells failed; the same command runs them again", *failures]))
 

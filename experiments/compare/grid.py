@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
-from experiments.arguments import CIRCUMSTANCES, Arguments
+from experiments.arguments import Arguments
 from experiments.compare.folder import cell_folder
-from experiments.options.run_options import check_settings, renamed
+from experiments.finished import finished
+from experiments.options.run_options import check_settings
 from experiments.recipes import flattened, read_toml
 from experiments.resolve import Resolved, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 GRIDS = ROOT / "experiments" / "grids"
+
+
+#: The processes of cells that run now, by their folders.
+_RUNNING: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +61,12 @@ class Cell:
         Raises:
             ValueError: The folder holds the results of a run with other arguments.
         """
-        path = self.folder / "results.json"
-        if not path.exists():
-            return None
-        results = json.loads(path.read_text(encoding="utf-8"))
-        there, asked = material(results["arguments"], results["config"]), self.material()
-        differences = [
-            f"{name} {there.get(name)!r} there, {asked.get(name)!r} asked"
-            for name in sorted(there.keys() | asked.keys())
-            if there.get(name) != asked.get(name)
-        ]
-        if differences:
-            raise ValueError(
-                f"{path} is of another run ({'; '.join(differences)}): name another --output, or remove {self.folder}"
-            )
-        return results
+        return finished(self.resolved)
 
-    def material(self) -> dict[str, Any]:
-        """All that makes this run another one than others, see :func:`material`."""
-        return material(self.arguments.flat(), json.loads(json.dumps(self.resolved.described())))
+    def stop(self) -> None:
+        """End the run's process, if there is one; what its last checkpoint holds stays."""
+        if (process := _RUNNING.get(self.folder)) is not None:
+            process.send_signal(signal.SIGINT)
 
     def command(self) -> list[str]:
         """The command line of the run."""
@@ -103,32 +94,21 @@ class Cell:
         own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
         log = self.folder / "log.txt"
         with open(log, "wb") as file:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 self.command(),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**defaults, **os.environ, **own},
             )
-        if done.returncode:
+            _RUNNING[self.folder] = process
+            try:
+                status = process.wait()
+            finally:
+                del _RUNNING[self.folder]
+        if status:
             lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {done.returncode}")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {status}")
             raise RuntimeError(f"{last} (all of it is in {log})")
-
-
-def material(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes one run another one than others, by name.
-
-    Settings of the method count as ``config`` has them, wherever they came from; one that was unknown when the run was
-    made has its default.
-
-    Args:
-        arguments: The ``arguments`` of a results file, of version 0.1 too, which had other names.
-        config: The ``config`` of that file.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(Arguments) if field.name != "settings"}
-    own = {name: arguments.get(name, default) for name, default in defaults.items() if name not in CIRCUMSTANCES}
-    own["weights"] = own["weights"] and Path(own["weights"]).name
-    return own | {renamed(name): value for name, value in {**SDLoRAConfig().to_dict(), **config}.items()}
 
 
 def read_grid(grid: str) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_sdlora.files import replacing
+from experiments.arguments import dataset_title
 from experiments.compare.folder import cell_folder, collect
 from experiments.report.page import write_report
 from experiments.summary import COMPARED, MEASURES, Estimate, Row, summarize
@@ -55,7 +56,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The tables, one for each stream."""
     lines = [HEADER]
     for stream in dict.fromkeys(row.stream for row in rows):
-        lines += [f"**{stream}**", ""]
+        lines += [f"**{dataset_title(stream)}**", ""]
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]

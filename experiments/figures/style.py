@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import altair as alt
+
+from experiments.arguments import dataset_title
 
 Results = Mapping[str, Any]
 
@@ -33,9 +34,8 @@ def provenance(runs: Sequence[Results]) -> list[str]:
 
 
 def data_name(results: Results) -> str:
-    """The data set as a reader knows it: its name, and of a folder the last part of its path."""
-    kind, _, path = results["arguments"]["dataset"].partition(":")
-    return f"{kind} {Path(path).name}" if path else kind
+    """The data set as a reader knows it."""
+    return dataset_title(results["arguments"]["dataset"])
 
 
 def _backbone(results: Results) -> str:

@@ -1,7 +1,7 @@
 """The methods that ``--method`` can name.
 
 A method is a class: its fields are its own arguments (``--ewc.weight``), with their defaults and their description, and
-its class attributes and functions are what a run makes of it. All share the adapters, the head, the loss and the loop.
+its class attributes and functions tell a run how to train it. All share the adapters, the head, the loss and the loop.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from experiments.arguments import Arguments
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
     "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
 }
 
 #: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
@@ -38,7 +39,7 @@ class Method:
         fixed: Settings of SD-LoRA that the method itself decides.
         joint: Whether it learns all experiences at once.
         resumable: Whether everything it keeps can be saved with a checkpoint.
-        frozen: Whether it leaves the backbone as it is, so that what it learns makes an adapters file.
+        frozen: Whether it leaves the backbone as it is, so that an adapters file holds all that it learns.
 
     Raises:
         ValueError: An argument is negative, infinite or NaN.
@@ -74,7 +75,7 @@ class Method:
         return SDLoRAModel(backbone, config)
 
     def plugins(self) -> list[BasePlugin[Any]]:
-        """The plugins that make the method what it is, beside SD-LoRA's.
+        """The plugins of the method, beside SD-LoRA's.
 
         Raises:
             ValueError: An argument is out of range.
@@ -100,7 +101,7 @@ class Method:
         return SDLoRAStrategy(
             model=model,
             optimizer=self._optimizer(arguments),
-            autocast=torch.bfloat16 if arguments.bfloat16 else None,
+            precision=arguments.precision,
             plugins=[*self._first_session(arguments), *self.plugins()],
             **settings,
         )

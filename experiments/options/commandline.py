@@ -1,4 +1,4 @@
-"""A command line with help on two levels and with one line for whatever is wrong."""
+"""A command line with help on two levels and with one line for every mistake."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Option:
 
     Attributes:
         name: Its name, without dashes.
-        hint: The type of its value; None is allowed everywhere, and is what an option has that is not given.
-        about: What it means, for the help.
+        hint: The type of its value; None, the value of an option that is not given, is always allowed.
+        about: Its description in the help.
         title: The heading that it stands below in the whole help.
         positional: Whether it is given without its name.
         nargs: How many values it takes, as argparse has it; None for one.
@@ -56,7 +56,7 @@ class Option:
         return _METAVARS.get(kinds[-1], "VALUE")
 
     def refusal(self, value: Any) -> str:
-        """What a message says of a value that the option does not take."""
+        """The message about a value that the option does not take."""
         choices, kinds = _parts(self.hint)
         words = [str(choice) for choice in choices] + [_WORDS.get(kind, str(kind)) for kind in kinds]
         near = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
@@ -76,8 +76,8 @@ class CommandLine:
     """The options of one command.
 
     Args:
-        command: What is typed: ``python -m experiments.run``.
-        about: What the command does.
+        command: The words to type: ``python -m experiments.run``.
+        about: The purpose of the command.
         options: Every option.
         everyday: Names of those that ``--help`` shows; ``--help all`` shows all, and so does ``--help`` where this is
             empty.

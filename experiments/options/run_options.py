@@ -22,13 +22,13 @@ from experiments.options.commandline import CommandLine, Option
 
 ABOUT = "Train a method on the experiences of a data set, one after another, and report."
 
-#: What ``--help`` shows.
+#: The options that ``--help`` shows.
 EVERYDAY = (
     *("dataset", "recipe", "method", "backbone", "tasks", "epochs", "batch_size", "learning_rate"),
     *("sdlora.rank", "sdlora.head", "seed", "validation", "data", "output", "device"),
 )
 
-#: Settings of SDLoRAConfig that have a type of their own, and what text says instead.
+#: Settings of SDLoRAConfig whose type no text can give, with their type and description on the command line.
 _AS_TEXT: dict[str, tuple[Any, str]] = {
     "rank": (int | str, "Rank of each direction, or ranks with the tasks from which they hold: 10,4:8,8:6; or paper."),
     "targets": (str, "Layers that are adapted: attention.qv, or patterns of layer names, separated by commas."),
@@ -43,6 +43,7 @@ _RANK_DEPTH = Option("sdlora.rank_depth", str, "Factors of the rank along the de
 
 #: Options that had another name in version 0.1, beside those of SD-LoRA, which are now below ``sdlora.``.
 _RENAMED = {
+    "bfloat16": "precision",
     "backbone_learning_rate": "finetune.learning_rate",
     "ewc_lambda": "ewc.weight",
     "lwf_alpha": "lwf.alpha",
@@ -53,11 +54,29 @@ _RENAMED = {
     "inflora_threshold": "inflora.threshold",
 }
 
+#: What options are called elsewhere.
+_KNOWN_ELSEWHERE = {
+    **dict.fromkeys(("lr", "rate"), "learning_rate"),
+    **dict.fromkeys(("bs", "batch", "mb_size", "train_mb_size", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("n_epochs", "num_epochs", "train_epochs"), "epochs"),
+    **dict.fromkeys(("n_tasks", "num_tasks", "experiences", "n_experiences"), "tasks"),
+    **dict.fromkeys(("model", "arch", "net"), "backbone"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("r", "lora_r", "lora_rank"), "sdlora.rank"),
+    **dict.fromkeys(("num_workers", "n_workers"), "workers"),
+    **dict.fromkeys(("out", "out_dir", "output_dir", "save_dir"), "output"),
+    **dict.fromkeys(("root", "data_dir", "data_path", "data_root"), "data"),
+    **dict.fromkeys(("gpu", "cuda"), "device"),
+    **dict.fromkeys(("amp", "autocast", "dtype", "fp16", "bf16"), "precision"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    "classifier": "sdlora.head",
+}
+
 
 @cache
 def run_options() -> Mapping[str, Option]:
     """Every option of a run by name."""
-    options = [*options_of(Arguments, "What is trained on what", positional=("dataset",))]
+    options = [*options_of(Arguments, "Method and data", positional=("dataset",))]
     options += options_of(Training, "Training")
     options += options_of(Images, "Images")
     options += options_of(Machine, "Files and machine")
@@ -109,12 +128,15 @@ def renamed(name: str) -> str:
 
 
 def advice(name: str, dashes: str = "--") -> str | None:
-    """What a message says of an option's old name, None of any other."""
-    return None if renamed(name) == name else f": write {dashes}{renamed(name)}"
+    """The end of a message about an option's old name, or its name elsewhere; None for any other name."""
+    present = _KNOWN_ELSEWHERE.get(name, renamed(name))
+    if name == "bfloat16":
+        present += " bfloat16" if dashes else ' = "bfloat16"'
+    return None if present == name else f": write {dashes}{present}"
 
 
 def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collection[str] = ()) -> None:
-    """Refuse what is no setting of a run, or has another type.
+    """Refuse names that are no settings of a run, and values of another type.
 
     Args:
         settings: Values by name, as :meth:`Arguments.flat` gives them.
@@ -122,7 +144,7 @@ def check_settings(settings: Mapping[str, Any], where: str, *, allowed: Collecti
         allowed: Names that are accepted although a recipe may not have them.
 
     Raises:
-        ValueError: With the name, the value and what is right.
+        ValueError: The message has the name, the value and the right one.
     """
     known = run_options().keys() - NOT_IN_A_RECIPE.difference(allowed)
     for name, value in settings.items():
@@ -138,8 +160,8 @@ def run_command(
     """A command with the options of a run.
 
     Args:
-        command: What is typed.
-        about: What it does.
+        command: The words to type.
+        about: The purpose of the command.
         more: Options of its own, which come first and are shown by ``--help``.
         without: Options of a run that it does not have.
         closing: Lines below its help.
@@ -151,5 +173,5 @@ def run_command(
         options,
         everyday=[*(option.name for option in more), *EVERYDAY],
         closing=closing,
-        advice=lambda name: advice(name) if renamed(name) not in without else None,
+        advice=lambda name: advice(name) if _KNOWN_ELSEWHERE.get(name, renamed(name)) not in without else None,
     )

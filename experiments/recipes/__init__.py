@@ -1,4 +1,4 @@
-"""The recipes: what each data set is trained with, as data in the TOML files of this folder.
+"""The recipes: the settings for each data set, as data in the TOML files of this folder.
 
 A file holds at its top what all recipes of a data set share, one table for each recipe (``[default]``, ``[paper]``,
 ``[reference]`` and any other), and the published results in ``[published]``. A recipe is the shared part with its

@@ -40,12 +40,9 @@ that so many test images leave, and does not include that another seed gives ano
 ## How to load it
 
 ```python
-from avalanche_sdlora import SDLoRAModel, load_adapters, read_adapters
-from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora import load_model
 
-info = read_adapters("adapters.safetensors")
-model = SDLoRAModel(create_backbone(info.backbone, img_size={size}), info.config)
-load_adapters(model, "adapters.safetensors")
+model = load_model("adapters.safetensors")
 logits = model.eval()(images)  # ({size}, {size}) pixels, normalised with mean {mean} and std {std}
 ```
 

@@ -23,7 +23,7 @@ def draw_formulas(classes: int, seed: int) -> Tensor:
 
     Args:
         classes: Number of classes.
-        seed: Same seed, same glyphs.
+        seed: Equal seeds give equal glyphs.
 
     Returns:
         Points of the strokes, ``(classes, STROKES, POINTS, 2)``, in a box of half side 1. A glyph of fewer strokes
@@ -64,7 +64,7 @@ def render(formulas: Tensor, labels: Tensor, generator: torch.Generator, strengt
     """Draw one varied image of each label.
 
     Args:
-        formulas: What ``draw_formulas`` returns, ``(C, S, P, 2)``.
+        formulas: The result of ``draw_formulas``, ``(C, S, P, 2)``.
         labels: Class of each image, ``(B,)``.
         generator: Source of all variation: pose, bend, pen, colours, resolution, noise.
         strength: How far pose and bend vary and how often there are colours, 0 to 1.

@@ -54,7 +54,7 @@ COMMAND = run_command(
 
 
 def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 2000) -> list[dict[str, Any]]:
-    """Train and evaluate what is missing; write ``heads-UNITS.json`` for each seed and ``heads.md`` for all of them.
+    """Train and evaluate the missing parts; write ``heads-UNITS.json`` for each seed and ``heads.md`` for all of them.
 
     Args:
         arguments: Of a run; ``output`` gets a folder for each seed. A recipe's head is left out.
@@ -63,7 +63,7 @@ def study(arguments: Arguments, seeds: Sequence[int] = (0,), expansion: int = 20
 
     Returns:
         The results of each seed, of the ``linear head`` and by kind and source: the metrics of the stream in percent
-        (an oracle has those after the last experience only) and what the head costs at the last experience.
+        (an oracle has those after the last experience only) and the cost of the head at the last experience.
     """
     arguments = dataclasses.replace(arguments, settings={"sdlora.head": "linear", **arguments.settings})
     base = Path(str(resolve(arguments).arguments.output))

@@ -51,10 +51,10 @@ def profile(arguments: Arguments, *, experiences: int = 1, random_weights: bool 
         arguments: Of the run; where they leave ``epochs`` open, two, of which the first fills the cache if there is
             one.
         experiences: How many experiences are trained, and evaluated after each.
-        random_weights: Give the backbone random weights, which take the same time and no download.
+        random_weights: Give the backbone random weights, which take as long and need no download.
 
     Returns:
-        ``seconds`` and ``share`` by phase and part, ``model_share`` by phase and ``total``, and what was run.
+        ``seconds`` and ``share`` by phase and part, ``model_share`` by phase and ``total``, and the run's arguments.
 
     Raises:
         ValueError: As :func:`experiments.run.run`, whose other errors are raised too.

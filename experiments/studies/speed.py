@@ -3,7 +3,7 @@
 One training step (forward, backward and optimizer) and one forward pass, for
 
 * the bound: the frozen backbone's forward pass and input gradient, and a head that trains;
-* one PEFT LoRA of rank 10 on the same layers;
+* one PEFT LoRA of rank 10 on the adapted layers;
 * one branch per task, as published implementations compute it (plain, written for this comparison);
 * this library,
 
@@ -114,7 +114,7 @@ class Row:
 
 
 def peak_memory(row: Row) -> int:
-    """Peak bytes of one step beyond what the model itself holds."""
+    """Peak bytes of one step beyond those of the model itself."""
     row.model.train()
     row.step()
     if row.x.is_cuda:
@@ -133,7 +133,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
     Returns:
         ``rows``: for each, median milliseconds of a step and of a forward pass, their ratios to the bound's, peak
-        megabytes of a step; and what it was measured on.
+        megabytes of a step; and the machine that it was measured on.
     """
     torch.manual_seed(0)
     size = arguments.image_size

@@ -189,5 +189,5 @@ def test_the_model_card_is_read_by_the_hub(tmp_path):
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics["accuracy"] == round(made_up_results()["pooled_acc"], 2)
     assert metrics["expected_calibration_error"] == 0.1
-    for told in ("±", "load_adapters(model", "class <7> & co", "For comparison: nearest class mean"):
+    for told in ("±", "load_model(", "class <7> & co", "For comparison: nearest class mean"):
         assert told in card.text

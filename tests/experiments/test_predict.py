@@ -65,8 +65,8 @@ def test_ridge_scores_are_least_squares_estimates_of_probabilities():
         (["{image}", "--adapters", "/no/file"], "there is no such file: '/no/file'"),
         (["{image}", "--adapters", "{image}"], "is damaged, or no safetensors file"),
         (["{image}", "--adapters", "{adapters}", "--top", "0"], "top=0"),
-        (["{image}", "--adapters", "{adapters}", "--weights", "/no/weights"], "weights='/no/weights'"),
-        (["{image}", "--adapters", "{mlp}"], "name='Sequential': timm knows no architecture"),
+        (["{image}", "--adapters", "{adapters}", "--weights", "/no/weights"], "--weights /no/weights"),
+        (["{image}", "--adapters", "{mlp}"], "belongs to a Sequential, which is no timm model"),
     ],
 )
 def test_bad_input_is_one_clear_line(served, arguments, message, monkeypatch, tmp_path):

@@ -99,7 +99,7 @@ COMPLETE = 'backbone = "b"\nsdlora.preset = "paper"\nepochs = 1\nbatch_size = 1\
         (COMPLETE + "[default]\nepocs = 2", "unknown setting 'epocs'; did you mean epochs"),
         (COMPLETE + '[default]\nepochs = "many"', "epochs='many': expected a whole number"),
         (COMPLETE + "[default]\nrank = 8", "unknown setting 'rank': write sdlora.rank"),
-        (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected sgd or adam; did you mean sgd"),
+        (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected sgd, adam or adamw; did you mean sgd"),
         (COMPLETE + "[default]\nseed = 2", "unknown setting 'seed'"),
         ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer, learning_rate"),
         (COMPLETE + "[defualt]", "has defualt; did you mean defualt"),

@@ -75,8 +75,11 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
     def stop(*args):
         raise StopError
 
-    with pytest.raises(ValueError, match="holds the results of another run"):
-        run(Arguments("digits", output=str(folder / "killed"), **SETTINGS))
+    assert (
+        run(Arguments("digits", output=str(folder / "killed"), **SETTINGS))["acc"] == figures(folder / "whole")["acc"]
+    )
+    with pytest.raises(ValueError, match=r"is of another run \(seed 3 there, 4 asked\)"):
+        run(Arguments("digits", output=str(folder / "killed"), **{**SETTINGS, "seed": 4}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.run.experience_accuracies", stop)
         with pytest.raises(StopError):

@@ -134,15 +134,15 @@ def test_gradient_clipping_through_a_plugin():
 
 
 @needs_bfloat16
-def test_autocast_is_one_argument():
+def test_precision_is_one_argument():
     benchmark = image_stream()
     logits = {}
-    for dtype in (None, torch.bfloat16):
-        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), autocast=dtype)
+    for name in (None, "bfloat16"):
+        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), precision=name)
         torch.manual_seed(0)
         strategy.train(benchmark.train_stream)
-        logits[dtype] = strategy.model(benchmark.images)
+        logits[name] = strategy.model(benchmark.images)
         assert all(p.dtype == torch.float32 for p in strategy.model.parameters())
-    assert logits[torch.bfloat16].dtype == torch.float32
-    assert not torch.equal(logits[None], logits[torch.bfloat16])
-    torch.testing.assert_close(logits[None], logits[torch.bfloat16], rtol=0.1, atol=0.2)
+    assert logits["bfloat16"].dtype == torch.float32
+    assert not torch.equal(logits[None], logits["bfloat16"])
+    torch.testing.assert_close(logits[None], logits["bfloat16"], rtol=0.1, atol=0.2)

@@ -38,7 +38,7 @@ def curve(seen, name):
 
 def test_magnitudes_draw_one_curve_a_direction(trained):
     strategy, seen = trained
-    curves = [curve(seen, f"Magnitude/Direction{k:03d}") for k in range(4)]
+    curves = [curve(seen, f"Magnitude/Direction{k:03d}") for k in range(1, 5)]
     assert [[x for x, _ in c] for c in curves] == [[4, 8, 12], [8, 12], [12], []]
     assert [c[-1][1] for c in curves[:3]] == strategy.model.magnitude_report()
 

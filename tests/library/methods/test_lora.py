@@ -108,7 +108,7 @@ def test_with_inflora_old_inputs_pass_a_new_update_unchanged():
 
 @needs_bfloat16
 def test_inflora_on_a_transformer_in_bfloat16():
-    strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), plugins=[InfLoRAPlugin()], autocast=torch.bfloat16)
+    strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), plugins=[InfLoRAPlugin()], precision="bfloat16")
     strategy.train(image_stream().train_stream)
     bases = strategy.plugins[1].bases
     assert list(bases) == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]

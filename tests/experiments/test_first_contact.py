@@ -1,0 +1,182 @@
+"""What somebody meets who runs a command for the first time, a second time, and stops it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avalanche_sdlora.backbones import DownloadError
+from experiments import run as command
+from experiments.arguments import Arguments, dataset_title
+from experiments.compare import __main__ as compare
+from experiments.compare.grid import Cell
+from experiments.options.flags import in_flags
+from experiments.resolve import resolve
+from tests.benchmarks.samples import fill
+from tests.common import MLP
+
+
+def call(monkeypatch, main, *words):
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+    main()
+
+
+def options(quick):
+    return [word for name, value in quick.items() for word in (f"--{name}", value)]
+
+
+def test_the_same_command_again_says_where_its_results_are(finished, quick, monkeypatch, capsys):
+    results, output = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    call(monkeypatch, command.main, "digits", "--output", output, *options(quick))
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}"
+    ]
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+    with pytest.raises(
+        SystemExit, match=r"error: .*is of another run \(seed 0 there, 1 asked\): name another --output"
+    ):
+        call(monkeypatch, command.main, "digits", "--output", output, "--seed", "1", *options(quick))
+
+
+class StopAt:
+    """Presses Ctrl-C after so many epochs."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def __call__(self, strategy):
+        after = type(strategy)._after_training_epoch
+
+        def stop(**kwargs):
+            after(strategy, **kwargs)
+            self.epochs -= 1
+            if self.epochs == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        strategy._after_training_epoch = stop
+
+
+@pytest.mark.parametrize(("method", "said"), [("sdlora", "Kept: 1 of 2 experiences and"), ("replay", "cannot be cont")])
+def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeypatch, tmp_path, capsys):
+    class Often(command.Checkpoint):
+        def __init__(self, *args):
+            super().__init__(*args, share=1.0)
+
+    monkeypatch.setattr(command, "Checkpoint", Often)
+    stop, whole = StopAt(3), command.run
+    monkeypatch.setattr(command, "run", lambda arguments: whole(arguments, experiences=2, watch=stop))
+    words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
+    with pytest.raises(SystemExit) as end:
+        call(monkeypatch, command.main, *words, "--epochs", 2)
+    assert end.value.code == 130
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("stopped. ")
+    assert said in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+    if method == "sdlora":
+        assert f"--output {tmp_path / 'out'} continues" in lines[-1]
+        assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys):
+    stopped = []
+    monkeypatch.setattr(Cell, "run", lambda self, threads: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Cell, "stop", lambda self: stopped.append(self))
+    with pytest.raises(SystemExit) as end:
+        call(monkeypatch, compare.main, "digits", "--output", tmp_path / "all", "--seeds", 0, 1, "--only", "default")
+    assert end.value.code == 130
+    assert "stopped. Kept: 0 of 2 cells" in capsys.readouterr().err
+    assert len(stopped) == 2
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    for main, words in ((command.main, []), (compare.main, ["--only", "default"])):
+        with pytest.raises(SystemExit, match=r"error: --output .*/file: is a file; expected a folder"):
+            call(monkeypatch, main, "digits", "--output", tmp_path / "file", *words)
+    with pytest.raises(SystemExit, match=r"would be below the file .*/file;"):
+        call(monkeypatch, command.main, "digits", "--output", tmp_path / "file" / "below")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a file system that is mounted to be read only
+    with pytest.raises(SystemExit, match=rf"--output .*: {tmp_path} cannot be written to; name another folder"):
+        call(monkeypatch, command.main, "digits", "--output", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_everything_local_is_looked_at_before_weights_are_fetched(monkeypatch, tmp_path):
+    fetched = []
+
+    def fetch(name, pretrained=True, **kwargs):
+        if pretrained:
+            fetched.append(name)
+            raise DownloadError(name, OSError("no network"))
+        return real(name, pretrained=pretrained, **kwargs)
+
+    real = command.create_backbone
+    monkeypatch.setattr(command, "create_backbone", fetch)
+    monkeypatch.delenv("SDLORA_DATA", raising=False)
+    for name in "ab":
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "notes.txt").write_text("no image")
+    images = fill(tmp_path / "images", {"cat": 3, "dog": 3})
+    output = ["--output", tmp_path / "out"]
+    for words, message in (
+        ([f"folder:{tmp_path / 'texts'}"], "There are no images in the folders"),
+        ([f"folder:{images}", "--tasks", "3"], "--tasks|2 classes"),
+        ([f"folder:{images}", "--tasks", "2", "--sdlora.rank", "1000"], "--sdlora.rank 1000: larger than layer"),
+        ([f"folder:{images}", "--tasks", "2", "--image_size", "31"], "--image_size 31 is not divisible"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*({message})"):
+            call(monkeypatch, command.main, *words, *output)
+    assert not fetched
+    with pytest.raises(SystemExit, match=r"cannot be fetched \(no network\)\. Without a connection .*--weights FILE"):
+        call(monkeypatch, command.main, f"folder:{images}", "--tasks", "2", *output)
+    assert len(fetched) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("img_size=31 is not divisible", "--image_size 31 is not divisible"),
+        ("name='vit_x': timm knows", "--backbone vit_x: timm knows"),
+        ("head='linear' with drift='none'", "--sdlora.head linear with --sdlora.drift none"),
+        ("take them with strict=False.", "take them with --strict false."),
+        ("weights=... and lr=0.1, 'x=1', ||A||=1", "--weights... and lr=0.1, 'x=1', ||A||=1"),
+    ],
+)
+def test_messages_name_the_options_of_the_command(message, shown):
+    assert in_flags(message) == shown
+
+
+def test_the_data_set_has_no_path_of_the_machine_in_a_title(tmp_path):
+    assert dataset_title(f"folder:{tmp_path}/flowers") == "flowers"
+    assert dataset_title("cifar100") == Arguments("cifar100").title == "cifar100"
+
+
+def test_adamw_and_precision_are_options(monkeypatch):
+    found = resolve(Arguments("digits", optimizer="adamw"))
+    assert found.arguments.precision in ("float32", "bfloat16")
+    for recipe in ("paper", "reference"):
+        monkeypatch.setattr("experiments.resolve.multiplies_bfloat16", lambda device: True)
+        assert resolve(Arguments("digits")).arguments.precision == "bfloat16"
+        assert resolve(Arguments("digits", recipe=recipe)).arguments.precision == "float32"
+    strategy = found.method.strategy(
+        found.method.model(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)), MLP), found.arguments
+    )
+    assert isinstance(strategy.optimizer, torch.optim.AdamW)
+
+
+def test_which_images_these_are_is_said_at_the_start(finished, quick, monkeypatch, tmp_path, capsys):
+    del finished
+    stop = StopAt(1)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(Arguments("digits", output=str(tmp_path / "out"), baselines=False, **quick), watch=stop)
+    said = capsys.readouterr().out
+    assert "images: scikit-learn's handwritten digits: 1433 training and 364 test images" in said
+    assert "computing in float32 on cpu" in said or "computing in bfloat16 on cpu" in said
+    assert Path(tmp_path / "out").is_dir()
