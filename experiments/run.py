@@ -269,8 +269,10 @@ def main() -> None:
         if len(chosen) > 1:
             raise ValueError("--verbose and --quiet: expected one of them")
         run(Arguments.from_flat(given), verbosity=chosen[0] if chosen else "normal")  # type: ignore[arg-type]
-    except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt)
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {in_flags(error)}")
 
 
 if __name__ == "__main__":
