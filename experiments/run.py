@@ -27,10 +27,11 @@ from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.costly import Costly
 from experiments.finished import check_output, finished
-from experiments.interruption import stopped
+from experiments.interruption import leave, stopped
 from experiments.methods import joined
 from experiments.observed import Observer
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
 from experiments.outcome import leave_figures, opening, results_of, show
 from experiments.predict import probabilities, serving_notes
