@@ -68,7 +68,7 @@ def results_of(
         **matrix.summary(),
         "baselines": {name: {"accuracy_matrix": found.rows(), **found.summary()} for name, found in baselines.items()},
         "published": published(arguments.dataset, len(matrix)) if same_backbone else {},
-        **{name: [report[name] for report in reports] for name in ("magnitudes", "parameters", "reductions")},
+        **{name: [report[name] for report in reports] for name in reports[0] if name != "observed"},
         "observed": dict(observed),
         "trainable_parameters": sum(p.numel() for group in strategy.optimizer.param_groups for p in group["params"]),
         "seed": arguments.seed,
