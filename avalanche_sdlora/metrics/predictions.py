@@ -52,14 +52,11 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
     Args:
         probabilities: From logits ``(n, classes)`` to probabilities; the softmax by default. Classes that do not
             compete have the logit -1000 or less.
-
-    Attributes:
-        found: The predictions of the last evaluation by test experience.
     """
 
     def __init__(self, probabilities: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.found: dict[int, Predictions] = {}
+        self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}  # plain, so that a checkpoint can keep them
         self._probabilities = probabilities or (lambda logits: logits.softmax(1))
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
         self._all: list[tuple[Tensor, Tensor]] = []
@@ -67,7 +64,12 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
 
     def reset(self) -> None:
         """Forget the last evaluation."""
-        self.found, self._batches, self._all, self._values = {}, [], [], {}
+        self._arrays, self._batches, self._all, self._values = {}, [], [], {}
+
+    @property
+    def found(self) -> dict[int, Predictions]:
+        """The predictions of the last evaluation by test experience."""
+        return {experience: Predictions(*arrays) for experience, arrays in self._arrays.items()}
 
     def result(self) -> dict[str, float]:
         """``task_known_acc``, percent, and ``calibration_error``, from 0 to 1, of the last evaluation."""
@@ -97,8 +99,9 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
         self._batches = []
         self._all.append((probabilities, labels))
         best = probabilities.double().max(1)
-        found = Predictions(labels.numpy(), best.indices.numpy(), best.values.numpy(), chosen.numpy())
-        self.found[strategy.experience.current_experience] = found
+        arrays = (labels.numpy(), best.indices.numpy(), best.values.numpy(), chosen.numpy())
+        self._arrays[strategy.experience.current_experience] = arrays
+        found = Predictions(*arrays)
         name = get_metric_name("TaskKnown_Acc_Exp", strategy, add_experience=True, add_task=False)
         return [MetricValue(self, name, found.accuracy_with_task_known(), strategy.clock.train_iterations)]
 
