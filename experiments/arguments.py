@@ -73,10 +73,11 @@ class Machine:
         data: Folder with the data set's files.
         cache: Where decoded images are kept; by default nowhere.
         cache_mb: Largest size of that cache in MiB.
-        output: Folder for results.json, accuracy_matrix.png and TensorBoard events; a new one in runs/ by default.
+        output: Folder for results.json, report.html, figures and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Number of processes that load images.
         baselines: Whether the training-free baselines are measured too.
+        figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
 
     data: str | None = None
@@ -86,6 +87,7 @@ class Machine:
     device: str = "auto"
     workers: int = 0
     baselines: bool = True
+    figures: Literal["default", "all", "none"] = "default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Arguments(Machine, Images, Training):
 
     Args:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
-        recipe: Where everything left open comes from: default, best, paper or reference, or another table of the data
+        recipe: Where everything left open comes from: default, paper or reference, or another table of the data
             set's file in experiments/recipes.
         method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
             one low-rank adapter; olora, nlora, clora or inflora, with one for each task.

@@ -12,9 +12,9 @@ from torch import Tensor
 from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
+from avalanche_sdlora.metrics import AccuracyMatrix
 from avalanche_sdlora.processes import all_sum, size
 from avalanche_sdlora.training.features import feature_batches, own_part
-from experiments.accuracy import AccuracyMatrix
 
 #: Functions that make a linear classifier from statistics; they return its weight ``(classes, d)`` and bias
 #: ``(classes,)`` first.

@@ -43,7 +43,7 @@ class Prediction:
     Attributes:
         image: The file.
         classes: The names of the classes, the most probable first.
-        probabilities: The probabilities of these classes among all classes seen, as :func:`probabilities` has them.
+        probabilities: The probabilities of these classes among all classes seen, the softmax of the model's logits.
     """
 
     image: str

@@ -16,7 +16,7 @@ from torch import nn
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.config import PUBLISHED_TRAINING
-from avalanche_sdlora.training.metrics import parameter_metrics
+from avalanche_sdlora.metrics import parameter_metrics
 from experiments.arguments import Arguments
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
-from experiments.report import environment, write_json
+from experiments.results import environment, write_json
 from experiments.studies.peak_memory import PeakMemory
 from experiments.studies.processes import measure_processes
 from experiments.studies.rivals import CLASSES, bound, branches, peft_lora

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,11 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
     monkeypatch.setattr(command, "Checkpoint", Often)
     stop, whole = StopAt(3), command.run
-    monkeypatch.setattr(command, "run", lambda arguments: whole(arguments, experiences=2, watch=stop))
+    monkeypatch.setattr(command, "run", lambda arguments, **how: whole(arguments, experiences=2, watch=stop, **how))
     words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
+    own = ["--sdlora.first_epochs", 1] if method == "sdlora" else []
     with pytest.raises(SystemExit) as end:
-        call(monkeypatch, command.main, *words, "--epochs", 2)
+        call(monkeypatch, command.main, *words, *own, "--epochs", 2)
     assert end.value.code == 130
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("stopped. ")
@@ -85,7 +87,7 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
 def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys):
     stopped = []
-    monkeypatch.setattr(Cell, "run", lambda self, threads: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Cell, "run", lambda self, threads: (os.kill(os.getpid(), signal.SIGINT), time.sleep(1)))
     monkeypatch.setattr(Cell, "stop", lambda self: stopped.append(self))
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, compare.main, "digits", "--output", tmp_path / "all", "--seeds", 0, 1, "--only", "default")

@@ -79,8 +79,8 @@ def test_a_recipe_of_sdlora_serves_other_methods_without_what_they_do_not_have()
     assert (resolved.config.norm, resolved.config.directions) == ("product", "single")
     assert resolved.arguments.normalization == "none"
     assert "sdlora.preset" not in resolved.arguments.settings
-    linear = resolve(Arguments("digits", recipe="best", settings={"sdlora.head": "linear"}))
-    assert (linear.config.head, linear.config.drift) == ("linear", "none")
+    linear = resolve(Arguments("digits", settings={"sdlora.head": "linear"}))
+    assert (linear.config.head, linear.config.path) == ("linear", 0.5)
 
 
 @pytest.mark.parametrize("stream", STREAMS)

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ["--recipe", "best", "--epochs", "1", "--batch_size", "128", "--image_size", "16", "--device", "cpu"]
+SETTINGS = ["--epochs", "1", "--batch_size", "128", "--image_size", "16", "--device", "cpu"]
 
 
 def run_digits(folder, *launcher):
