@@ -78,10 +78,11 @@ class Machine:
         data: Folder with the data set's files.
         cache: Where decoded images are kept; by default nowhere.
         cache_mb: Largest size of that cache in MiB.
-        output: Folder for results.json, accuracy_matrix.png and TensorBoard events; a new one in runs/ by default.
+        output: Folder for results.json, report.html, figures and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Number of processes that load images.
         baselines: Whether the training-free baselines are measured too.
+        figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
 
     data: str | None = None
@@ -91,6 +92,7 @@ class Machine:
     device: str = "auto"
     workers: int = 0
     baselines: bool = True
+    figures: Literal["default", "all", "none"] = "default"
 
 
 @dataclasses.dataclass(frozen=True)

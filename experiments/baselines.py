@@ -12,8 +12,8 @@ from torch import Tensor
 from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
+from avalanche_sdlora.metrics import AccuracyMatrix
 from avalanche_sdlora.training.features import feature_batches
-from experiments.accuracy import AccuracyMatrix
 
 #: Functions that make a linear classifier from statistics; they return its weight ``(classes, d)`` and bias
 #: ``(classes,)`` first.

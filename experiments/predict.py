@@ -108,16 +108,16 @@ def predict(
 
 
 def probabilities(scores: Tensor, head: str) -> Tensor:
-    """Turn a head's scores ``(classes,)`` into probabilities of the classes.
+    """Turn a head's scores ``(..., classes)`` into probabilities of the classes.
 
     For a linear head, and for ``lda``, they are the softmax of the scores, which is the posterior of ``lda``. Ridge
     regression on the indicators of the classes estimates the probabilities itself; estimates below 0 are cut to 0. For
     ``ncm``, whose scores are differences of cosines, the softmax has the right order and no other meaning.
     """
     if head not in ("ridge", "random_ridge"):
-        return scores.softmax(0)
+        return scores.softmax(-1)
     positive = scores.clamp(min=0)
-    return positive / positive.sum()
+    return positive / positive.sum(-1, keepdim=True).clamp(min=torch.finfo(positive.dtype).tiny)
 
 
 def _model(info: AdaptersInfo, adapters: str, weights: str | None, device: str) -> tuple[SDLoRAModel, InputSpec]:

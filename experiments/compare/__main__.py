@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from avalanche_sdlora.near import did_you_mean
+from experiments.compare.folder import remember_order
 from experiments.compare.grid import Cell, plan, read_grid
-from experiments.compare.summary import remember_order
 from experiments.compare.tables import write_comparison
 from experiments.finished import check_output
 from experiments.interruption import StoppedError, leave

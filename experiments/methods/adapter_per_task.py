@@ -10,7 +10,7 @@ from avalanche.evaluation import PluginMetric
 
 from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
-from avalanche_sdlora.training.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
+from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 from experiments.methods.method import Method
 
 

@@ -15,7 +15,7 @@ from avalanche.evaluation import PluginMetric
 from torch import nn
 
 from avalanche_sdlora import FirstSessionPlugin, SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.training.metrics import parameter_metrics
+from avalanche_sdlora.metrics import parameter_metrics
 from experiments.arguments import Arguments
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -26,14 +26,14 @@ from torch import Tensor
 from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
-from experiments.compare.summary import Estimate
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
-from experiments.report import write_json
 from experiments.resolve import resolve
+from experiments.results import write_json
 from experiments.studies.moments import Moments, gather
+from experiments.summary import Estimate
 
 #: The heads in closed form.
 KINDS = tuple(kind for kind in get_args(get_type_hints(SDLoRAConfig)["head"]) if kind != "linear")

@@ -32,7 +32,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.training.precision import Precision, autocast_dtype
 from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
-from experiments.report import environment, write_json
+from experiments.results import environment, write_json
 from experiments.studies.peak_memory import PeakMemory
 from experiments.studies.rivals import CLASSES, bound, branches, peft_lora
 

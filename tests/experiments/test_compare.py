@@ -8,12 +8,14 @@ import sys
 import pytest
 from PIL import Image
 
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
+from experiments.compare.folder import collect, remember_order
 from experiments.compare.grid import GRIDS, plan, read_grid
-from experiments.compare.summary import Estimate, collect, remember_order, summarize
 from experiments.compare.tables import write_comparison
 from experiments.finished import material, material_of
+from experiments.results import environment
+from experiments.summary import Estimate, summarize
 
 
 def finish(cell, acc, baseline=90.0):
@@ -28,7 +30,10 @@ def finish(cell, acc, baseline=90.0):
         else {},
         "parameters": [{"kept": 5}, {"kept": 10}],
         "seconds": {"train": 2.0, "evaluate": 1.0, "total": 9.0},
+        "test_samples": [10, 10],
         "seed": cell.arguments.seed,
+        "method": cell.resolved.method.label,
+        "environment": environment(),
         "arguments": cell.arguments.flat(),
         "config": cell.resolved.described(),
     }
@@ -63,7 +68,7 @@ def test_differences_are_paired_by_seed_and_every_number_reaches_the_files(tmp_p
         table = {row["method"]: row for row in csv.DictReader(file)}
     assert float(table["two"]["acc_to_first_se"]) == rows["two"].differences["acc"].error
     assert table["two"]["seeds"] == "0 1 2"
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert "to the first" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_seeds_that_one_method_lacks_do_not_enter_its_difference(tmp_path):

@@ -8,15 +8,15 @@ import torch
 
 from avalanche_sdlora import FirstSessionPlugin
 from avalanche_sdlora.learned import learned_state
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
+from experiments.compare.folder import remember_order
 from experiments.compare.grid import plan, read_grid
-from experiments.compare.summary import remember_order
 from experiments.compare.tables import write_comparison
 from experiments.methods import METHODS, joined
-from experiments.report import write_json
 from experiments.resolve import resolve
+from experiments.results import write_json
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
@@ -91,7 +91,7 @@ def test_a_joint_run_measures_its_end_only(tmp_path):
     assert results["acc"] == pytest.approx(sum(results["accuracy_matrix"][1]) / 2)
     assert not {"aaa", "forgetting", "bwt"} & results.keys()
     assert len(results["parameters"]) == 1
-    assert (tmp_path / "joint" / "accuracy_matrix.png").exists()
+    assert (tmp_path / "joint" / "figures" / "accuracy_matrix.svg").exists()
 
 
 def test_joint_training_is_a_row_of_the_comparison_with_its_accuracy_only(tmp_path):

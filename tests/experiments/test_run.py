@@ -27,7 +27,17 @@ def test_results_are_complete(finished):
     assert results["arguments"]["learning_rate"] == 0.01  # the recipe's
     assert results["environment"]["versions"]["torch"]
     assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
-    assert (output / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
+    observed = results["observed"]
+    assert [len(row) for row in observed["task_known"]] == [1, 2, 3, 4, 5]
+    assert all(
+        k >= a for known, acc in zip(observed["task_known"], results["accuracy_matrix"]) for k, a in zip(known, acc)
+    )
+    assert sum(count for *_, count in observed["confusion"]) == 364
+    assert [len(row) for row in observed["distances"]] == [1, 2, 3, 4, 5]
+    assert (output / "report.html").stat().st_size < 2e6
+    assert (output / "figures" / "accuracy_matrix.svg").read_text().startswith("<svg")
+    assert len(list((output / "figures").glob("most_wrong_*.png"))) == len(observed["most_wrong"]) > 0
+    assert "adapters.safetensors" in (output / "README.md").read_text()
 
 
 def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):

@@ -11,10 +11,8 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -143,12 +141,3 @@ class AccuracyMatrix:
             "forgetting": self.forgetting(),
             "bwt": self.backward_transfer(),
         }
-
-
-def experience_accuracies(metrics: Mapping[str, Any]) -> list[float]:
-    """Percent on each test experience, from the names that Avalanche gives its metrics in an evaluation."""
-    found = {}
-    for name, value in metrics.items():
-        if match := re.fullmatch(r"Top1_Acc_Exp/eval_phase/test_stream/(?:Task\d+/)?Exp(\d+)", name):
-            found[int(match[1])] = 100 * float(value)
-    return [found[j] for j in range(len(found))]
