@@ -13,6 +13,7 @@ from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.metrics.predictions import class_recalls
 from avalanche_sdlora.training.features import feature_batches
 
 #: Functions that make a linear classifier from statistics; they return its weight ``(classes, d)`` and bias
@@ -46,7 +47,8 @@ def frozen_baselines(
         num_workers: Number of processes that load images.
 
     Returns:
-        The accuracies along the stream by the names of :data:`CLASSIFIERS`; classes not seen yet do not compete.
+        The accuracies along the stream, and the balanced accuracy at its end, by the names of :data:`CLASSIFIERS`;
+        classes not seen yet do not compete.
     """
 
     def extract(experience: Any) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,7 @@ def frozen_baselines(
     statistics: FeatureStatistics | None = None
     tests: list[tuple[Tensor, Tensor]] = []
     rows: dict[str, list[list[float]]] = {name: [] for name in CLASSIFIERS}
+    balanced: dict[str, float] = {}
     for train, test in zip(train_stream, test_stream, strict=True):
         x, y = extract(train)
         statistics = statistics or FeatureStatistics(x.shape[1]).to(device)
@@ -66,7 +69,9 @@ def frozen_baselines(
         tests.append(extract(test))
         for name, classifier in CLASSIFIERS.items():
             weight, bias, *_ = classifier(statistics)
-            hits = [(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).double().mean() for x, y in tests]
-            rows[name].append([100 * float(hit) for hit in hits])
+            predicted = [statistics.labels[(x @ weight.T + bias).argmax(1)] for x, _ in tests]
+            rows[name].append([100 * float((p == y).double().mean()) for p, (_, y) in zip(predicted, tests)])
+            recalls = class_recalls(torch.cat([y for _, y in tests]).cpu().numpy(), torch.cat(predicted).cpu().numpy())
+            balanced[name] = sum(recalls.values()) / len(recalls)
     samples = [len(y) for _, y in tests]
-    return {name: AccuracyMatrix.from_rows(accuracies, samples) for name, accuracies in rows.items()}
+    return {name: AccuracyMatrix.from_rows(row, samples, balanced[name]) for name, row in rows.items()}
