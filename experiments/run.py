@@ -27,10 +27,11 @@ from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.costly import Costly
 from experiments.finished import check_output, finished
-from experiments.interruption import stopped
+from experiments.interruption import leave, stopped
 from experiments.methods import joined
 from experiments.observed import Observer
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
 from experiments.outcome import leave_figures, opening, results_of, show
 from experiments.predict import probabilities, serving_notes
@@ -271,8 +272,10 @@ def main() -> None:
         if len(chosen) > 1:
             raise ValueError("--verbose and --quiet: expected one of them")
         run(Arguments.from_flat(given), verbosity=chosen[0] if chosen else "normal")  # type: ignore[arg-type]
-    except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt)
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {in_flags(error)}")
 
 
 if __name__ == "__main__":

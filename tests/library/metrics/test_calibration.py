@@ -32,7 +32,7 @@ def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_thei
 @pytest.mark.parametrize(
     ("probabilities", "labels", "bins", "message"),
     [
-        (torch.zeros(0, 2), torch.zeros(0), 15, "expected at least one prediction"),
+        (torch.zeros(0, 2), torch.zeros(0), 15, "n at least 1"),
         (torch.tensor([[2.0, -1.0]]), torch.tensor([0]), 15, "within 0 and 1"),
         (torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]), 15, "within 0 and 1"),
         (torch.tensor([[1.0, 0.0]]), torch.tensor([0]), 0, "bins=0"),
