@@ -64,7 +64,12 @@ def _front(rows: Sequence[Row], runs: Sequence[Results], measure: str, label: st
         return None
     points = [(float(d["cost"]), float(d["acc"])) for d in data]  # type: ignore[arg-type]
     front = [data[i] for i in pareto(points)]
-    x = alt.X("cost:Q", title=label, scale=alt.Scale(type="log", nice=True, padding=12), axis=alt.Axis(format="~s"))
+    x = alt.X(
+        "cost:Q",
+        title=label,
+        scale=alt.Scale(type="log", nice=True, padding=12),
+        axis=alt.Axis(format="~s", tickCount=4, labelOverlap=True),
+    )
     y = alt.Y("acc:Q", title="Acc at the end (%)", scale=alt.Scale(zero=False, padding=8))
     names = [str(d["name"]) for d in data]
     colour = alt.Color(

@@ -10,7 +10,7 @@ from experiments.figures.comparison import pareto
 from experiments.figures.directions import short_name
 from experiments.figures.pictures import specifications, write_svg
 from experiments.figures.style import provenance
-from tests.experiments.made_up import made_up_results
+from tests.experiments.report.made_up import made_up_results
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from experiments.report.__main__ import main, read_runs
 from experiments.report.model_card import write_model_card
 from experiments.report.one_run import command, decisions
 from experiments.report.page import write_report
-from tests.experiments.made_up import made_up_results
+from tests.experiments.report.made_up import made_up_results
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
