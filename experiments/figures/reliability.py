@@ -22,6 +22,7 @@ def reliability(results: Results) -> Any | None:
             "confidence": round(100 * confidence, 1),
             "accuracy": round(100 * accuracy, 1),
             "images": int(count),
+            "nothing": 0,
         }
         for i, (count, confidence, accuracy) in enumerate(
             zip(found["counts"], found["confidence"], found["accuracy"], strict=True)
@@ -36,11 +37,12 @@ def reliability(results: Results) -> Any | None:
     percent = alt.Scale(domain=[0, 100])
     bars = (
         alt.Chart(alt.Data(values=rows))
-        .mark_bar(color=COLOURS[0], stroke=MIDDLE, strokeWidth=0.5)
+        .mark_rect(color=COLOURS[0], stroke=MIDDLE, strokeWidth=0.5)
         .encode(
             x=alt.X("from:Q", title="confidence in the answer (%)", scale=percent),
             x2="to:Q",
             y=alt.Y("accuracy:Q", title="right answers (%)", scale=percent),
+            y2="nothing:Q",
             tooltip=tooltip,
         )
     )
