@@ -66,7 +66,7 @@ def test_the_path_ends_where_the_model_is(magnitudes):
 
 
 def test_the_stale_head_is_the_model_s_own_where_it_does_not_follow():
-    strategy, _, rows, found = trained(CLOSED)
+    _, _, rows, found = trained(CLOSED)
     heads = found["heads"]
     assert heads["none"]["accuracy_matrix"] == rows
     assert heads["oracle"]["accuracy_matrix"][:-1] == [None]
