@@ -54,14 +54,14 @@ class Observer:
 
         Args:
             strategy: At the end of the stream.
-            reports: What :meth:`report` gave after each experience.
+            reports: One for each experience, with what :meth:`report` gave under ``observed``.
             before: Number of moments at which nothing was measured, before the first report.
         """
         solutions = self.solutions
         return {
-            "task_known": [*([None] * before), *(report["task_known"] for report in reports)],
-            "calibration_error": [report["calibration_error"] for report in reports],
-            "reliability": _rounded(reports[-1]["reliability"]),
+            "task_known": [*([None] * before), *(report["observed"]["task_known"] for report in reports)],
+            "calibration_error": [report["observed"]["calibration_error"] for report in reports],
+            "reliability": _rounded(reports[-1]["observed"]["reliability"]),
             "confusion": confusion(self.predictions.found),
             "direction_sizes": _rounded(solutions.sizes),
             "distances": _rounded(solutions.distances),

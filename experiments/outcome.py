@@ -59,7 +59,7 @@ def results_of(
         observed: What figures are drawn from.
     """
     arguments, reports = resolved.arguments, notes["reports"]
-    samples, last = [len(e.dataset) for e in benchmark.test_stream], reports[-1]
+    samples, last = [len(e.dataset) for e in benchmark.test_stream], reports[-1]["observed"]
     matrix = AccuracyMatrix.from_rows(notes["rows"], samples, last["balanced_acc"])
     names = benchmark.class_names
     baselines = {name: AccuracyMatrix.from_rows(*found) for name, found in notes["baselines"].items()}
@@ -72,7 +72,7 @@ def results_of(
         "class_accuracy": {names[int(label)]: accuracy for label, accuracy in last["class_accuracy"].items()},
         "calibration_error": last["calibration_error"],
         "published": published(arguments.dataset, len(matrix)) if same_backbone else {},
-        **{name: [report[name] for report in reports] for name in ("magnitudes", "parameters", "reductions")},
+        **{name: [report[name] for report in reports] for name in reports[0] if name != "observed"},
         "observed": dict(observed),
         "trainable_parameters": sum(p.numel() for group in strategy.optimizer.param_groups for p in group["params"]),
         "seed": arguments.seed,

@@ -129,7 +129,7 @@ def run(
                 clock.lap("train")
                 metrics = strategy.eval(test[: len(rows) + 1], num_workers=arguments.workers)
                 rows.append(experience_accuracies(metrics))
-                reports.append(_reports(strategy.model) | observer.report())
+                reports.append({**_reports(strategy.model), "observed": observer.report()})
                 clock.lap("evaluate")
                 if costly is not None:
                     costly.after(len(reports), observer.solutions.solutions)
