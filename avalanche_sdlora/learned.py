@@ -14,6 +14,7 @@ from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.processes import first_object, from_first, is_first, several
 
 #: The prefix of the backbone's tensors in a model's state dict.
 BACKBONE = "backbone."
@@ -44,6 +45,28 @@ def load_learned(model: SDLoRAModel, state: Mapping[str, Tensor]) -> None:
     """
     check_learned(model, state)
     model.load_state_dict(state, strict=False)
+
+
+def align_learned(model: SDLoRAModel, changed: bool) -> bool:
+    """Puts what the first process's reduction of rank has made in place of each one's own, bit for bit.
+
+    A head in closed form is left out: it changes later.
+
+    Args:
+        model: After its ``end_experience()``, in every process.
+        changed: What that returned.
+
+    Returns:
+        What it returned in the first process.
+    """
+    if not several():
+        return changed
+    changed, model.reductions = first_object((changed, model.reductions))
+    if changed:
+        state = from_first(lambda: {n: t for n, t in learned_state(model).items() if not n.startswith("closed_form.")})
+        if not is_first():
+            model.load_state_dict(state, strict=False)
+    return changed
 
 
 @torch.no_grad()

@@ -131,11 +131,11 @@ class Task:
             for task, labels in before.classes.items():
                 self.classes.setdefault(task, set()).update(labels)
         self.repeats: bool = (
-            before is not None and before._part == _key(experience) and _is_of(before._part_data, experience)
+            before is not None and before._part == key(experience) and _is_of(before._part_data, experience)
         )
         whole = _whole(experience)
-        self._part: str = _key(experience)
-        self._whole: str | None = None if whole is None else _key(whole)
+        self._part: str = key(experience)
+        self._whole: str | None = None if whole is None else key(whole)
         # An index and labels may be equal in two benchmarks; within a process the data themselves must be one object.
         self._part_data: Any = weakref.ref(experience.dataset)
         self._whole_data: Any = None if whole is None else weakref.ref(whole.dataset)
@@ -146,7 +146,7 @@ class Task:
         if whole is None:
             classes = classes_by_task(experience)
             return any(self.classes.get(task, set()) & labels for task, labels in classes.items())
-        return self._whole == _key(whole) and _is_of(self._whole_data, whole)
+        return self._whole == key(whole) and _is_of(self._whole_data, whole)
 
     def state(self) -> dict[str, Any]:
         """The state for :meth:`from_state`, as values of JSON."""
@@ -170,7 +170,7 @@ def _whole(experience: Any) -> Any:
     return experience.origin_experience if experience.access_task_boundaries else None
 
 
-def _key(experience: Any) -> str:
+def key(experience: Any) -> str:
     """A text that is equal in another process for an equal experience: its name, and a checksum of its labels."""
     targets = json.dumps([int(label) for label in experience.dataset.targets])
     return f"{name(experience)} {hashlib.sha256(targets.encode()).hexdigest()}"

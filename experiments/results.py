@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.processes import size
 
 _PACKAGES = ("avalanche-lib", "avalanche-sdlora", "numpy", "timm", "torch", "torchvision")
 
@@ -42,6 +43,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions,
         "commit": commit(),
+        "processes": size(),
         "platform": f"{platform.system()} {platform.machine()}",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),

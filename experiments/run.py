@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from avalanche_sdlora import Checkpoint, save_adapters
+from avalanche_sdlora import Checkpoint, processes, save_adapters
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.metrics import AccuracyMatrix, experience_accuracies
 from avalanche_sdlora.persistence.eventfiles import rewind_events
@@ -60,6 +62,7 @@ def run(
     """Make one whole run, and write its files into ``arguments.output``.
 
     A run that was killed continues from the last checkpoint in that folder; one that has finished is not made again.
+    Several processes, as torchrun starts them, make the run together; the first writes the files.
 
     Args:
         arguments: The arguments that somebody gave.
@@ -80,9 +83,12 @@ def run(
         StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
     begun = time.perf_counter()
-    resolved = resolve(arguments)
+    processes.start()
+    resolved = _alike(resolve(arguments))
     arguments, method = resolved.arguments, resolved.method
     output = Path(str(arguments.output))
+    if arguments.figures == "all" and processes.several():
+        raise ValueError("figures='all': for runs of one process; expected 'default' or 'none' for several")
     check_output(output)
     if (results := finished(resolved)) is not None:
         print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
@@ -93,17 +99,21 @@ def run(
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
     model = method.model(backbone, resolved.config)  # the last thing that may be refused
-    with logged(output / "log.txt"):
-        board = TensorboardLogger(str(output / "tensorboard"))
-        if not checkpoint.found:
-            rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
+    with logged(output / "log.txt") if processes.is_first() else nullcontext():
         train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
         stream = joined(train) if method.joint else train
-        if verbosity != "quiet":
+        quiet = verbosity == "quiet"
+        if not quiet:
             print(opening(resolved, benchmark.source, train, test))
         observer = Observer(partial(probabilities, head=resolved.config.head), one_by_one=not method.joint)
-        progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=verbosity == "quiet")
-        loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
+        progress = board = None
+        loggers: list[BaseLogger] = []
+        if processes.is_first():
+            progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=quiet)
+            board = TensorboardLogger(str(output / "tensorboard"))
+            loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
+            if not checkpoint.found:
+                rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
         evaluator = _evaluator(resolved, observer, loggers)
         strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=evaluator)
         watch(strategy)
@@ -138,10 +148,14 @@ def run(
             again = f"the same command with --output {output}"
             raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
         finally:
-            progress.close()
+            if progress is not None:
+                progress.close()
+
         observed = observer.results(strategy, reports, before)
         if costly is not None:
             observed |= costly.results(rows)
+        if board is None:  # the first process writes the files
+            return results_of(resolved, benchmark, inputs, strategy, notes, observed)
         if arguments.figures != "none":
             observed["most_wrong"] = observer.save_most_wrong(output / "figures", test, inputs)
         results = results_of(resolved, benchmark, inputs, strategy, notes, observed)
@@ -219,6 +233,12 @@ def loop_settings(arguments: Arguments) -> dict[str, Any]:
     }
 
 
+def _alike(resolved: Resolved) -> Resolved:
+    """The same output folder in all processes, each of which may have named it by a time of its own."""
+    output = processes.first_object(resolved.arguments.output)
+    return dataclasses.replace(resolved, arguments=dataclasses.replace(resolved.arguments, output=output))
+
+
 def _evaluator(resolved: Resolved, observer: Observer, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
     return EvaluationPlugin(
         accuracy_metrics(epoch=True, experience=True, stream=True),
@@ -265,8 +285,11 @@ class _Stopwatch:
 
 
 def main() -> None:
-    """The command line."""
+    """The command line; of several processes, the first speaks."""
     try:
+        processes.start()
+        if not processes.is_first():
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
         given = COMMAND.parse()
         chosen = [option.name for option in OPTIONS if given.pop(option.name, False)]
         if len(chosen) > 1:

@@ -17,6 +17,7 @@ from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
+from avalanche_sdlora.processes import all_sum, from_first
 
 _FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
     "ncm": fit_ncm,
@@ -110,13 +111,15 @@ class ClosedFormHead(GrowingModule):
     def remember(self, batches: Iterable[Tensor]) -> None:
         """Keeps the features ``(n, d)`` of an experience's images, in batches, until :meth:`learn`.
 
+        Each of several processes keeps those of its own images.
+
         Raises:
-            ValueError: There are none.
+            ValueError: There are none, in any process.
         """
-        features = [x.float() for x in batches]
-        if not features:
+        features = [x.to(self.before.dtype) for x in batches]
+        if not _total(sum(map(len, features)), self.before.device):
             raise ValueError("batches: empty; expected the features of an experience's images")
-        self.replace("before", torch.cat(features))
+        self.replace("before", torch.cat([self.before[:0], *features]))
 
     def abandon(self) -> None:
         """Forgets that an experience has begun: the solution from before it predicts again."""
@@ -131,7 +134,8 @@ class ClosedFormHead(GrowingModule):
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
-                of :meth:`remember`.
+                of :meth:`remember`. In several processes, those of each one's own images: their sums are summed over
+                the processes, and the first of them solves.
             rows: Number of rows of the linear head.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
@@ -166,11 +170,11 @@ class ClosedFormHead(GrowingModule):
     ) -> tuple[FeatureStatistics, FeatureStatistics]:
         """The statistics that :meth:`learn` takes out, and those that it adds; the frame follows the features."""
         old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
-        if len(self.before) and not anew:
+        if not anew and _total(len(self.before), self.before.device):
             # All features are needed twice: the frame must be known before the first is added to the statistics.
-            batches = [(x.float(), y) for x, y in batches]
+            batches = [(x.to(self.before.dtype), y) for x, y in batches]
             seen = sum(len(x) for x, _ in batches)
-            if len(self.before) != seen:
+            if _total(int(len(self.before) != seen), self.before.device):
                 raise ValueError(
                     f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
                 )
@@ -178,19 +182,29 @@ class ClosedFormHead(GrowingModule):
             if repeats:
                 for x, (_, y) in pairs:
                     old.update(self._project(x), y)
-            if self.frame is not None and seen > 1:
+                old.sum_over_processes()
+            if self.frame is not None:
                 moments = DriftMoments(self.before.shape[1]).to(self.before.device)
                 for x, (z, _) in pairs:
                     moments.update(x, z)
-                self.frame.follow(moments.fit())
+                moments.sum_over_processes()
+                if moments.n > 1:
+                    self.frame.load_state_dict(from_first(lambda: self._followed(moments)))
         if anew and self.frame is not None:
             self.frame.reset()
         for x, y in batches:
             new.update(self._project(x), y)
+        new.sum_over_processes()
         return old, new
 
+    def _followed(self, moments: DriftMoments) -> dict[str, Tensor]:
+        frame = copy.deepcopy(self.frame)
+        assert frame is not None
+        frame.follow(moments.fit())
+        return frame.state_dict()
+
     def _solve(self, rows: int) -> None:
-        weight, bias, *_ = _FITS[self.kind](self.statistics)
+        weight, bias, *_ = from_first(lambda: tuple(_FITS[self.kind](self.statistics)), self.weight.device)
         index = self.statistics.labels
         self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
         self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
@@ -219,3 +233,8 @@ class ClosedFormHead(GrowingModule):
         if A is None or c is None:
             return None, self.weight, self.bias
         return None, self.weight @ A, self.bias + self.weight @ c
+
+
+def _total(n: int, device: torch.device) -> int:
+    """The sum of a number over all processes."""
+    return int(all_sum(torch.tensor(n, device=device)))

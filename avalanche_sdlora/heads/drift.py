@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.heads.ridge import solve_ridge
+from avalanche_sdlora.processes import all_sum
 
 
 class DriftMap(NamedTuple):
@@ -59,6 +60,12 @@ class DriftMoments(nn.Module):
         self.sums += torch.stack([x.sum(0), v.sum(0)])
         self.moments += torch.stack([x.T @ x, v.T @ x])
         self.spread += v.square().sum()
+
+    @torch.no_grad()
+    def sum_over_processes(self) -> None:
+        """Puts the moments of all processes' images in place of those of this one's, with the same bits in each."""
+        for name, own in list(self.named_buffers()):
+            setattr(self, name, all_sum(own))
 
     def fit(self) -> DriftMap:
         """The affine map by least squares, shrunk towards the identity.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_sdlora.growing import GrowingModule
+from avalanche_sdlora.processes import all_sum, gather_objects, several
 
 
 class FeatureStatistics(GrowingModule):
@@ -66,6 +67,24 @@ class FeatureStatistics(GrowingModule):
         self.counts.index_add_(0, rows, other.counts, alpha=times)
         self.sums.index_add_(0, rows, other.sums, alpha=times)
         self.second += times * other.second
+
+    @torch.no_grad()
+    def sum_over_processes(self) -> None:
+        """Puts the statistics of all processes' samples in place of those of this one's, with the same bits in each.
+
+        Every process must call it, also one that has seen no sample. Labels are then in ascending order.
+        """
+        if not several():
+            return
+        labels = sorted({label for own in gather_objects(self.labels.tolist()) for label in own})
+        every = torch.tensor(labels, dtype=torch.long, device=self.labels.device)
+        rows = (self.labels[:, None] == every).to(torch.uint8).argmax(1) if len(every) else self.labels
+        counts = self.counts.new_zeros(len(every)).index_copy_(0, rows, self.counts)
+        sums = self.sums.new_zeros(len(every), len(self.second)).index_copy_(0, rows, self.sums)
+        self.replace("labels", every)
+        self.replace("counts", all_sum(counts))
+        self.replace("sums", all_sum(sums))
+        self.second = all_sum(self.second)
 
     def clear(self) -> None:
         """Forgets everything."""

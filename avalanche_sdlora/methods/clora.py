@@ -9,7 +9,7 @@ from avalanche_sdlora.methods.lora import PenaltyPlugin
 from avalanche_sdlora.methods.penalties import random_subspace, subspace_energy
 
 
-class CLoRAPlugin(PenaltyPlugin):
+class CLoRAPlugin(PenaltyPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """CLoRA (Lu et al., ACL 2025, arXiv 2410.16801): updates that keep out of fixed subspaces.
 
     The penalty is :func:`avalanche_sdlora.methods.penalties.subspace_energy`. The subspaces are random, drawn once for

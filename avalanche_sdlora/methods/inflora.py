@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
+from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.methods.subspace import extend, free_rows
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.processes import all_sum, from_first
 from avalanche_sdlora.training.features import present_features
 
 
-class InfLoRAPlugin(LoRAPlugin):
+class InfLoRAPlugin(LoRAPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """InfLoRA (Liang and Li, CVPR 2024, arXiv 2404.00228): new directions that leave old inputs alone.
 
     Before a task, ``A`` is designed from the task's inputs of every adapted layer, outside the subspace that holds the
@@ -57,7 +59,8 @@ class InfLoRAPlugin(LoRAPlugin):
             basis = self.bases.get(name, moment[:, :0])
             for projection in projections_of(adapter):
                 if len(projection.A):  # while a run is resumed the state comes later
-                    projection.A.copy_(free_rows(moment, basis, len(projection.A)))
+                    rank = len(projection.A)
+                    projection.A.copy_(from_first(lambda m=moment, b=basis, r=rank: free_rows(m, b, r)))  # type: ignore[misc]
 
     def after_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Protects the inputs that the task ended with."""
@@ -65,7 +68,8 @@ class InfLoRAPlugin(LoRAPlugin):
         done = int(strategy.model.experiences) - 1
         threshold = min(1.0, self.threshold + (1 - self.threshold) * done / tasks)
         for name, moment in self._moments(strategy, num_workers).items():
-            self.bases[name] = extend(self.bases.get(name, moment[:, :0]), moment, threshold)
+            basis = self.bases.get(name, moment[:, :0])
+            self.bases[name] = from_first(lambda m=moment, b=basis: extend(b, m, threshold), moment.device)  # type: ignore[misc]
 
     def _moments(self, strategy: Any, num_workers: int) -> dict[str, Tensor]:
         """Second moment ``(in, in)`` of the inputs of every adapted layer, float64."""
@@ -77,7 +81,7 @@ class InfLoRAPlugin(LoRAPlugin):
 
 @contextmanager
 def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
-    """Gather the inputs of the model's adapters until the block ends.
+    """Gather the inputs of the model's adapters until the block ends, then sum them over all processes.
 
     Raises:
         ValueError: An adapter is never called.
@@ -87,7 +91,8 @@ def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
 
     def hook(name: str) -> Any:
         def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().flatten(0, -2).float()  # (n, in)
+            x = inputs[0].detach().flatten(0, -2)  # (n, in)
+            x = x.to(learned_dtype(x.dtype))
             with torch.autocast(x.device.type, enabled=False):
                 moments[name] = moments.get(name, 0.0) + (x.T @ x).double()
             counts[name] = counts.get(name, 0) + len(x)
@@ -101,7 +106,10 @@ def _listening(model: SDLoRAModel) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-    for name in adapters:
-        if name not in moments:
+    device = next(model.parameters()).device
+    totals = all_sum(torch.tensor([counts.get(name, 0) for name in adapters], device=device)).tolist()
+    for (name, adapter), total in zip(adapters.items(), totals):
+        if not total:
             raise ValueError(f"InfLoRAPlugin: the model never calls {name!r} but reads its weight: no inputs to see")
-        moments[name] /= counts[name]
+        empty = torch.zeros(2 * adapter.base.weight.shape[1:], dtype=torch.float64, device=device)
+        moments[name] = all_sum(moments.get(name, empty)) / total

@@ -19,7 +19,7 @@ from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.model import SDLoRAModel
 
 
-class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class LoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Plain LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): directions are added up, no magnitude trains.
 
     With ``SDLoRAConfig(directions="single")`` all tasks train one direction on and on (sequential LoRA); otherwise each
@@ -52,7 +52,7 @@ class LoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[
         model.magnitudes.alpha.requires_grad_(False)
 
 
-class PenaltyPlugin(LoRAPlugin):
+class PenaltyPlugin(LoRAPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Adds ``weight * sum over projections of penalty`` to the loss; subclasses define the penalty.
 
     Args:

@@ -32,7 +32,7 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Ten
     return F.kl_div(torch.log_softmax(logits / temperature, dim=1), target, reduction="batchmean")
 
 
-class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class LwFPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Learning without Forgetting (Li and Hoiem, TPAMI 2018) beside :class:`avalanche_sdlora.SDLoRAPlugin`.
 
     The model as it was after the last experience teaches the present one its softened probabilities over the classes
@@ -82,7 +82,9 @@ class LwFPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[c
             with torch.no_grad():
                 taught = self._teacher(strategy.mb_x)[:, self.classes]
             logits = strategy.mb_output[:, self.classes]
-            strategy.loss = strategy.loss + self.alpha * distillation_loss(logits, taught, self.temperature)
+            portion = strategy._criterion.portion  # of the batch, where several processes share it
+            distillation = distillation_loss(logits, taught, self.temperature)
+            strategy.loss = strategy.loss + self.alpha * portion * distillation
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Keeps the learned tensors as the next experience's teacher."""

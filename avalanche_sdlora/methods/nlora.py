@@ -9,7 +9,7 @@ from avalanche_sdlora.methods.lora import PenaltyPlugin
 from avalanche_sdlora.methods.penalties import magnitude_of_update
 
 
-class NLoRAPlugin(PenaltyPlugin):
+class NLoRAPlugin(PenaltyPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """N-LoRA (Yang et al., COLING 2025, arXiv 2410.10179): sparse updates, which seldom collide with earlier ones.
 
     See :func:`avalanche_sdlora.methods.penalties.magnitude_of_update` for the penalty.

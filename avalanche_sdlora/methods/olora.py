@@ -9,7 +9,7 @@ from avalanche_sdlora.methods.lora import PenaltyPlugin
 from avalanche_sdlora.methods.penalties import overlap
 
 
-class OLoRAPlugin(PenaltyPlugin):
+class OLoRAPlugin(PenaltyPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """O-LoRA (Wang et al., EMNLP Findings 2023, arXiv 2310.14152): new directions orthogonal to past ones.
 
     The penalty is :func:`avalanche_sdlora.methods.penalties.overlap`. The second term of the authors' code (the norms

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from avalanche.core import SupervisedPlugin
-from avalanche.distributed import DistributedHelper
 from torch import Tensor
 
+from avalanche_sdlora import processes
 from avalanche_sdlora.files import remove_unfinished
 from avalanche_sdlora.persistence.runstate import RunState
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
@@ -23,7 +23,7 @@ logger = logging.getLogger("avalanche_sdlora")
 _KIND, _VERSION = "sdlora-checkpoint", 2
 
 
-class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Makes the training of a strategy that has an :class:`SDLoRAPlugin` resumable.
 
     A script that is run again continues where its last checkpoint was made::
@@ -41,6 +41,9 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
     is unpickled. On a CPU the continued run equals the uninterrupted one bit for bit. A checkpoint is left out while
     all of them together would take more than ``share`` of the time: a kill costs an epoch, or with the default share 20
     times as long as a checkpoint takes.
+
+    Several processes make one checkpoint each time: all of them call everything here, the first writes. Another number
+    of processes can continue; with the one that was killed the continued run is again equal bit for bit.
 
     Args:
         folder: Gets the file ``checkpoint.safetensors``. It is the run's own: files that a killed process left
@@ -72,12 +75,19 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
         self.before_saving: Callable[[], None] = lambda: None
         self._tensors: dict[str, Tensor] = {}
         self._saved: dict[str, Any] = {}
-        remove_unfinished(folder)
+        processes.start()
+        if processes.is_first():
+            remove_unfinished(folder)
         if self.path.exists():
             self._tensors, self._saved = read_tensors(self.path, _KIND, _VERSION)
             _compare(self.path, self._saved["about"], self.about)
             self.notes = self._saved["notes"]
         self.found = bool(self._saved)
+        # All have read before any goes on and writes.
+        processes.check_same(
+            (self.found, self._saved.get("experience"), self._saved.get("inside")),
+            f"the checkpoint {str(self.path)!r}, whose folder all machines must share (found, experience, inside),",
+        )
         self.kept: tuple[int, int] | None = (self._saved["experience"], 0) if self.found else None
         self._inside = False  # whether the next experience is to be continued from its last epoch
         self._experience = 0  # experiences whose loop body is complete
@@ -114,7 +124,8 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
 
     def remove(self) -> None:
         """Deletes the checkpoint of a run that is complete."""
-        self.path.unlink(missing_ok=True)
+        if processes.is_first():
+            self.path.unlink(missing_ok=True)
 
     # -- callbacks: this plugin is the last, so that clock and metrics have done theirs --------------------------------
 
@@ -158,12 +169,10 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
             self._state.check(self._tensors)
 
     def _save_in_time(self, inside: bool) -> None:
-        if self._spent + self._last <= self.share * (time.monotonic() - self._begun):
+        if processes.first_object(self._spent + self._last <= self.share * (time.monotonic() - self._begun)):
             self._save(inside)
 
     def _save(self, inside: bool) -> None:
-        if not DistributedHelper.is_main_process:
-            return
         begun = time.monotonic()
         self.before_saving()
         state, tensors = self._state.take()
@@ -175,7 +184,8 @@ class Checkpoint(SupervisedPlugin, supports_distributed=False):  # type: ignore[
             "notes": self.notes,
             "state": state,
         }
-        write_tensors(self.path, _KIND, _VERSION, tensors, saved)
+        if processes.is_first():
+            write_tensors(self.path, _KIND, _VERSION, tensors, saved)
         self.kept = (self._experience, self._state.epochs() if inside else 0)
         self._last = time.monotonic() - begun
         self._spent += self._last

@@ -15,11 +15,15 @@ from avalanche_sdlora.learned import check_learned, learned_state, load_learned
 from avalanche_sdlora.persistence.eventfiles import event_sizes, rewind_events, writers_of
 from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.plainstate import Putter, Taker
+from avalanche_sdlora.processes import gather_rows, is_first, share
 from avalanche_sdlora.training.plugin import SDLoRAPlugin
 from avalanche_sdlora.training.randomness import random_state, set_random_state
+from avalanche_sdlora.training.shared_work import SharedWork
 
 logger = logging.getLogger("avalanche_sdlora")
 
+# What each of several processes has of its own images alone, in the order of the ranks: its rows are saved together.
+_SHARED_OUT = ("closed_form.before",)
 _FOREIGN = (AvalancheDataset, CLExperience, CLStream, CLScenario)
 
 
@@ -54,7 +58,7 @@ class RunState:
         return {
             "config": strategy.model.config.to_dict(),
             "backbone": fingerprint(strategy.model),
-            "plugins": [type(plugin).__name__ for plugin in strategy.plugins],
+            "plugins": [type(plugin).__name__ for plugin in self._plugins()],
             "metrics": [str(metric) for metric in strategy.evaluator.metrics],
         }
 
@@ -75,7 +79,9 @@ class RunState:
             "events": [event_sizes(writer) for writer in writers_of(strategy.evaluator.loggers)],
         }
         tensors = {f"plain.{name}": t for name, t in taker.tensors.items()}
-        tensors |= {f"model.{name}": t for name, t in learned_state(strategy.model).items()}
+        learned = learned_state(strategy.model)
+        learned |= {name: gather_rows(learned[name])[0] for name in _SHARED_OUT if name in learned}
+        tensors |= {f"model.{name}": t for name, t in learned.items()}
         tensors |= {f"criterion.{name}": t for name, t in strategy._criterion.state_dict().items()}
         return saved, tensors
 
@@ -90,7 +96,12 @@ class RunState:
     def put(self, saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Puts the state of :meth:`take` back."""
         strategy, putter = self._strategy, Putter(_part(tensors, "plain."))
-        load_learned(strategy.model, _part(tensors, "model."))
+        learned = _part(tensors, "model.")
+        for name in _SHARED_OUT:
+            if name in learned:
+                own = share(len(learned[name]))
+                learned[name] = learned[name][own.start : own.stop]
+        load_learned(strategy.model, learned)
         trains = set(saved["trains"])  # plugins may have frozen some
         for name, parameter in strategy.model.named_parameters():
             parameter.requires_grad_(name in trains)
@@ -98,12 +109,20 @@ class RunState:
         strategy._criterion.to(strategy.device)
         self.plugin.take_over(strategy, putter.put(None, saved["sdlora"], "sdlora"))
         strategy.optimizer.load_state_dict(putter.put(None, saved["optimizer"], "optimizer"))
-        for live, tree in zip(strategy.plugins, saved["plugins"], strict=True):
+        loggers = strategy.evaluator.loggers
+        for live, tree in zip(self._plugins(), saved["plugins"], strict=True):
             putter.put(live, tree, type(live).__name__)
         strategy._stop_training = saved["stop"]
-        for writer, sizes in zip(writers_of(strategy.evaluator.loggers), saved["events"], strict=True):
-            rewind_events(writer, sizes)
+        if is_first():
+            for writer, sizes in zip(writers_of(loggers), saved["events"], strict=True):
+                rewind_events(writer, sizes)
+        else:
+            strategy.evaluator.loggers = loggers  # it has none, and the state is that of the first process
         set_random_state(putter.put(None, saved["random"], "random"))
+
+    def _plugins(self) -> list[Any]:
+        """Those of a program of one process, so that another number of processes can continue."""
+        return [plugin for plugin in self._strategy.plugins if not isinstance(plugin, SharedWork)]
 
     def _taker(self) -> Taker:
         strategy = self._strategy
@@ -111,7 +130,7 @@ class RunState:
         return Taker((*own, *strategy.evaluator.loggers), _FOREIGN, self._known)
 
     def _take_plugins(self, taker: Taker) -> list[Any]:
-        trees = [taker.take(plugin, type(plugin).__name__) for plugin in self._strategy.plugins]
+        trees = [taker.take(plugin, type(plugin).__name__) for plugin in self._plugins()]
         for path, kind in taker.problems.items():
             if not path.startswith("EvaluationPlugin"):
                 raise ValueError(

@@ -12,6 +12,8 @@ from typing import Any
 
 import avalanche.training
 import avalanche.training.plugins
+from avalanche.training.plugins import LRSchedulerPlugin
+from avalanche.training.templates.update_type import SGDUpdate
 from torch import nn
 
 from avalanche_sdlora.config import SDLoRAConfig
@@ -69,6 +71,41 @@ def check_strategy(strategy: Any, config: SDLoRAConfig) -> None:
                     f"{type(thing).__name__} cannot work with SDLoRAPlugin{condition}: {refusal.why}. "
                     f"Use {refusal.instead}"
                 )
+
+
+#: What of Avalanche's own may take part where several processes train one model; tests run each of them.
+SHARED_BY_PROCESSES = frozenset(
+    {"Clock", "EvaluationPlugin", "EWCPlugin", "LRSchedulerPlugin", "PeriodicEval", "ReplayPlugin"}
+    | {"BasePlugin", "BaseSGDPlugin", "SupervisedPlugin", "PluginMetric"}
+    | {"BaseSGDTemplate", "SupervisedTemplate", "Naive", "Cumulative", "EWC", "Replay"}
+)
+
+
+def check_processes(strategy: Any) -> None:
+    """Refuses what is not known to work where several processes train one model.
+
+    Classes of a script's own count by the class of Avalanche that they are derived from.
+
+    Raises:
+        ValueError: The message names the plugin or the strategy.
+    """
+    for thing in (strategy, *strategy.plugins):
+        own = next((kind for kind in type(thing).__mro__ if kind.__module__.startswith("avalanche.")), None)
+        if own is not None and own.__name__ not in SHARED_BY_PROCESSES:
+            raise ValueError(
+                f"{type(thing).__name__} cannot train in several processes: it has not been made to see its part of "
+                "each batch. Start the script without torchrun, in one process"
+            )
+        if isinstance(thing, LRSchedulerPlugin) and thing.metric == "train_loss":
+            raise ValueError(
+                "LRSchedulerPlugin(metric='train_loss') cannot train in several processes, since it weighs the losses "
+                "by the images of each process; use metric='val_loss', or no metric"
+            )
+    if type(strategy).training_epoch is not SGDUpdate.training_epoch:
+        raise ValueError(
+            f"{type(strategy).__name__} cannot train in several processes: it has a training loop of its own. Start "
+            "the script without torchrun, in one process"
+        )
 
 
 def _find(name: str) -> type | None:

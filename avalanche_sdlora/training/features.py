@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.processes import several, share, size
 
 
 @torch.no_grad()
@@ -32,24 +33,39 @@ def feature_batches(
             yield features(x.to(device)), y.to(device), rest[0].to(device) if rest else None
 
 
+def own_part(data: Any) -> Any:
+    """The part of an Avalanche data set that this process passes over; all of it in a program of one process.
+
+    The parts of all processes, in the order of their ranks, are the data set: no image is left out or comes twice.
+    Where there are fewer images than processes, some parts are empty.
+    """
+    return data.subset(list(share(len(data)))) if several() else data
+
+
 def present_features(
     model: SDLoRAModel, strategy: Any, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """:func:`feature_batches` of the present experience's training images, in evaluation mode.
 
+    Each of several processes gets those of its own part (:func:`own_part`); what is summed up from them must then be
+    summed over the processes.
+
     The mode of ``model`` is restored once the pass is complete. Task labels are None where they are not used.
 
     Args:
         model: The model.
-        strategy: Its experience, device and evaluation batch size are used.
+        strategy: Its experience, device and evaluation batch size (of all processes together) are used.
         num_workers: Loader processes.
     """
     training = model.training
+    data = own_part(strategy.adapted_dataset)
+    if not len(data):
+        return
     try:
         batches = feature_batches(
             lambda x: model.eval().features(x),  # for every batch: its taker may use the model in between
-            strategy.adapted_dataset,
-            batch_size=strategy.eval_mb_size,
+            data,
+            batch_size=-(-strategy.eval_mb_size // size()),
             device=strategy.device,
             num_workers=num_workers,
         )

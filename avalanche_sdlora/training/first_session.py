@@ -11,7 +11,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche_sdlora.training.plugin import SDLoRAPlugin
 
 
-class FirstSessionPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class FirstSessionPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Lets the first experience be learned longer than the others, and the backbone adapt more slowly after it.
 
     Before the first experience nothing has been learned that could go stale, so that adapting to the new domain costs

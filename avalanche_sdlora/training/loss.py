@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
 from avalanche_sdlora.heads.growing_head import MASKED
+from avalanche_sdlora.processes import all_sum, several, size
 
 
 class CurrentClassesLoss(GrowingModule):
@@ -29,8 +30,19 @@ class CurrentClassesLoss(GrowingModule):
     probability over the classes that compete, and in evaluation over those seen. Targets may be class probabilities
     ``(n, classes)`` instead of labels, as mixing augmentations make them; a class without a column has none.
 
+    In training, each of several processes has a part of the batch and gets the loss whose mean over the processes is
+    that of the batch: its own times ``N w / sum of w`` for ``N`` processes, where ``w`` is what the criterion divides
+    by. That is the number of samples, the sum of their weights for ``torch.nn.CrossEntropyLoss``, and nothing where the
+    criterion's ``reduction`` is "sum".
+
     Args:
-        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``.
+        criterion: Takes logits ``(n, classes)`` and class labels ``(n,)``; in several processes, a mean over samples,
+            or what its ``reduction`` says.
+
+    Attributes:
+        counts: Whether the samples are this process's part of the batch; a process without one has another's sample.
+        portion: By what this process's mean over the samples of the last training batch is multiplied, for the mean
+            over the processes to be that over the batch; 1 in one process. For losses that plugins add.
     """
 
     GROWING: ClassVar = {"current": (0,), "seen": (0,)}
@@ -44,6 +56,8 @@ class CurrentClassesLoss(GrowingModule):
         self.register_buffer("current", torch.zeros(0, dtype=torch.bool))  # (classes,)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))  # (classes,)
         self._checked = False
+        self.counts = True
+        self.portion: Tensor | float = 1.0
 
     def begin_experience(self, current: Iterable[int], seen: Iterable[int], device: torch.device) -> None:
         """Makes ``current`` the classes to learn, out of all those ``seen`` so far."""
@@ -71,8 +85,27 @@ class CurrentClassesLoss(GrowingModule):
         if looking_is_free(logits.device) or not self._checked:
             _check(targets, self.seen)
             self._checked = True
-        competing = self._competing(targets, classes)
-        return self._criterion(logits.masked_fill(~competing, MASKED), targets, competing)
+        others = ~_all_in(targets, F.pad(self.current, (0, classes - len(self.current))))  # a scalar
+        factor: Tensor | None = None
+        if several():
+            others, factor = self._together(targets, others)
+        competing = self._competing(others, classes)
+        loss = self._criterion(logits.masked_fill(~competing, MASKED), targets, competing)
+        if factor is None:
+            return loss
+        if looking_is_free(loss.device) and not factor:  # where all labels are ignored the mean is 0/0
+            return loss.new_zeros(()) + 0 * logits.sum()
+        return loss * factor.to(loss.dtype)
+
+    def _together(self, targets: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the whole batch holds other classes, and by what the loss of this process's part is multiplied."""
+        divisor = _divisor(self.criterion, targets)
+        own = torch.stack([divisor, divisor.new_tensor(len(targets)), others.double()]) * self.counts
+        divisor, samples, some = all_sum(own).unbind()
+        self.portion = size() * own[1] / samples
+        if getattr(self.criterion, "reduction", "mean") == "sum":
+            return some > 0, own.new_tensor(float(size() * self.counts))
+        return some > 0, size() * own[0] / divisor
 
     @torch.no_grad()
     def compete(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -85,13 +118,14 @@ class CurrentClassesLoss(GrowingModule):
         classes = max(logits.shape[1], len(self.seen), targets.shape[1] if targets.dim() == 2 else 0)
         if targets.dim() == 2:
             targets = F.pad(targets, (0, classes - targets.shape[1]))
-        competing = self._competing(targets, classes)[: logits.shape[1]]
+        others = ~_all_in(targets, F.pad(self.current, (0, classes - len(self.current))))
+        competing = self._competing(others, classes)[: logits.shape[1]]
         return logits.detach().masked_fill(~competing, MASKED)
 
-    def _competing(self, targets: Tensor, classes: int) -> Tensor:
-        """The classes ``(classes,)`` over which a batch is learned."""
+    def _competing(self, others: Tensor, classes: int) -> Tensor:
+        """The classes ``(classes,)`` over which a batch is learned, which may hold others than the current ones."""
         current, seen = (F.pad(mask, (0, classes - len(mask))) for mask in (self.current, self.seen))
-        return current | (seen & ~_all_in(targets, current))
+        return current | (seen & others)
 
     def _criterion(self, logits: Tensor, targets: Tensor, competing: Tensor) -> Tensor:
         criterion = self.criterion
@@ -135,6 +169,16 @@ def smoothed_cross_entropy(
     if criterion.reduction == "none":
         return losses
     return losses.sum() if criterion.reduction == "sum" else losses.sum() / size.sum()
+
+
+def _divisor(criterion: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> Tensor:
+    """What a criterion that is a mean divides the sum over the samples by, a float64 scalar."""
+    if not isinstance(criterion, nn.CrossEntropyLoss) or targets.dim() == 2:
+        return targets.new_tensor(len(targets), dtype=torch.float64)
+    counts = (targets != criterion.ignore_index).double()
+    if criterion.weight is None:
+        return counts.sum()
+    return (criterion.weight.double()[torch.where(counts > 0, targets, 0)] * counts).sum()
 
 
 def _unknown(logits: Tensor, targets: Tensor, seen: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
-from avalanche_sdlora import stream
+from avalanche_sdlora import processes, stream
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.learned import align_learned, learned_state
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
@@ -19,13 +20,13 @@ from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
-from avalanche_sdlora.training.processes import check_single_process
 from avalanche_sdlora.training.randomness import random_state, set_random_state
+from avalanche_sdlora.training.shared_work import SharedWork, check_shared
 
 logger = logging.getLogger("avalanche_sdlora")
 
 
-class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Makes a supervised Avalanche strategy learn with SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198).
 
     Before each training experience it freezes and normalises the directions learned so far, opens a new one if a new
@@ -118,9 +119,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
         Raises:
             ValueError: Another plugin, the criterion, the optimizer or the strategy cannot work with this one.
-            RuntimeError: This is one of several processes.
+            RuntimeError: The processes that train together do not have the same model.
         """
-        check_single_process()
+        processes.start()
+        check_shared(strategy)
         adapted = isinstance(strategy.model, SDLoRAModel)
         check_strategy(strategy, strategy.model.config if adapted else self.config or SDLoRAConfig())
         twins = [plugin for plugin in strategy.plugins if isinstance(plugin, SDLoRAPlugin)]
@@ -142,6 +144,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         check_groups(strategy.optimizer)
         # Avalanche would put the frozen backbone into the optimizer, before this plugin fills it.
         strategy.make_optimizer = _leave_optimizer_alone
+        if processes.several() and not any(isinstance(plugin, SharedWork) for plugin in strategy.plugins):
+            SharedWork.join(strategy)
 
     # -- the boundary between experiences --------------------------------------------------------------------------
 
@@ -299,9 +303,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
-        if self._guard is not None:
-            clock = strategy.clock
-            self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations)
+        if not processes.several():
+            self._look(strategy)
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""
+        if processes.several():
+            self._look(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Remembers the rows of the head that learn nothing."""
@@ -325,6 +333,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
         clock = strategy.clock
         self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
         self._check(strategy, None, clock.train_exp_epochs)
+
+    def _look(self, strategy: Any) -> None:
+        self._check(strategy, strategy.loss, strategy.clock.train_exp_epochs, strategy.clock.train_epoch_iterations)
 
     def _check(self, strategy: Any, loss: Tensor | None, epoch: int, iteration: int = 0) -> None:
         if self._guard is None:
@@ -350,18 +361,18 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=False):  # type: ignor
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        if model.end_experience():
+        if align_learned(model, model.end_experience()):
             fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
-        if model.closed_form is None:
-            return
-        batches = present_features(model, strategy, num_workers)
-        rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
-        model.closed_form.learn(
-            rows,
-            len(model.head.weight),
-            repeats=self._task is not None and self._task.repeats,
-            anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
-        )
+        if model.closed_form is not None:
+            batches = present_features(model, strategy, num_workers)
+            rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
+            model.closed_form.learn(
+                rows,
+                len(model.head.weight),
+                repeats=self._task is not None and self._task.repeats,
+                anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
+            )
+        processes.check_alike(learned_state(model), f"after experience {stream.name(strategy.experience)}")
 
 
 def _leave_optimizer_alone(**kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 from torch.optim import Optimizer
 
+from avalanche_sdlora import processes
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.guesses import answer
@@ -33,10 +34,10 @@ class SDLoRAStrategy(SupervisedTemplate):
             named "directions", "magnitudes" and "head", e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
             Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD, learning rate 0.01, momentum 0.9).
         criterion: Applied to the logits of the current experience's classes; cross-entropy by default.
-        train_mb_size: Samples in a training batch.
+        train_mb_size: Samples in a training batch, over all processes together: each sees its part of the batch.
         train_epochs: Epochs over each experience.
-        eval_mb_size: Samples in an evaluation batch; None: as in training.
-        device: Where to compute.
+        eval_mb_size: Samples in an evaluation batch, over all processes together; None: as in training.
+        device: Where to compute; ``"cuda"`` in several processes, the GPU of each.
         plugins: Other Avalanche plugins; they see the model of the current experience.
         evaluator: Avalanche's evaluation plugin; None for no metrics.
         eval_every: See ``SupervisedTemplate``.
@@ -82,6 +83,7 @@ class SDLoRAStrategy(SupervisedTemplate):
         check_stream: bool = True,
         **kwargs: Any,
     ) -> None:
+        processes.start()  # before a default evaluator makes loggers
         plugin = SDLoRAPlugin(config, precision, reset_optimizer_state, check_stream)
         if optimizer is None:
             optimizer = default_optimizer

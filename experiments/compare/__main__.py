@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
 
 from avalanche_sdlora.near import did_you_mean
+from experiments.compare.cluster import Launcher, parse_settings, run_as_jobs
 from experiments.compare.folder import remember_order
 from experiments.compare.grid import Cell, plan, read_grid
 from experiments.compare.tables import write_comparison
@@ -34,7 +39,9 @@ OPTIONS = [
     Option("only", str, "These methods of the grid; the others are compared with the first.", TITLE, nargs="+"),
     Option("seeds", int, "Each gives one run of every method, with a class order of its own.", TITLE, nargs="+"),
     Option("output", str, "The folder of the whole comparison.", TITLE),
-    Option("jobs", int, "Runs at once, each with its share of the cores; 1 by default.", TITLE),
+    Option("jobs", int, "Runs at once, each with its share of the cores and a visible GPU; 1 by default.", TITLE),
+    Option("launcher", Launcher, "Where runs are made: processes here, the default; or jobs of submitit.", TITLE),
+    Option("submit", str, "Parameters of submitit: slurm_partition=gpu gpus_per_node=1.", TITLE, nargs="+"),
     Option("report-only", str, "Make the tables of this folder anew, and run nothing.", TITLE),
 ]
 COMMAND = run_command(
@@ -45,13 +52,22 @@ COMMAND = run_command(
 )
 
 
-def compare(cells: Sequence[Cell], output: str | Path, jobs: int = 1) -> list[str]:
+def compare(
+    cells: Sequence[Cell],
+    output: str | Path,
+    jobs: int = 1,
+    launcher: Launcher = "processes",
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Run the cells that are missing.
 
     Args:
         cells: From :func:`plan`.
         output: The folder of the whole comparison.
-        jobs: Processes at once, each with its share of the cores.
+        jobs: Cells at once: in processes of this machine, each with its share of the cores and one of the visible GPUs;
+            or as jobs of a cluster.
+        launcher: See :func:`experiments.compare.cluster.run_as_jobs`; "processes": without it.
+        settings: Parameters of submitit.
 
     Returns:
         One line for each cell that failed; a failure does not stop the other cells.
@@ -63,22 +79,16 @@ def compare(cells: Sequence[Cell], output: str | Path, jobs: int = 1) -> list[st
     missing = [cell for cell in cells if cell.finished() is None]
     remember_order(output, [cell.stream for cell in cells], [cell.method for cell in cells])
     print(f"{len(cells) - len(missing)} cells are finished, {len(missing)} to run")
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else 1)
     failures = []
+    if launcher == "processes":
+        ended = run_here(missing, jobs)
+    else:
+        ended = run_as_jobs(missing, Path(output, "jobs"), launcher, jobs, settings or {})
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                running = {pool.submit(cell.run, threads): cell for cell in missing}
-                for done, future in enumerate(as_completed(running), start=1):
-                    cell, error = running[future], future.exception()
-                    if error is not None:
-                        failures.append(f"{cell}: {error}")
-                    print(f"[{done}/{len(missing)}] {cell}: {_told(cell, error)}", flush=True)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for cell in missing:
-                    cell.stop()
-                raise
+        for done, (cell, error) in enumerate(ended if missing else (), start=1):
+            if error is not None:
+                failures.append(f"{cell}: {error}")
+            print(f"[{done}/{len(missing)}] {cell}: {_told(cell, error)}", flush=True)
     except KeyboardInterrupt:
         kept = sum(cell.finished() is not None for cell in cells)
         raise StoppedError(
@@ -86,6 +96,41 @@ def compare(cells: Sequence[Cell], output: str | Path, jobs: int = 1) -> list[st
             "holds; the same command continues"
         ) from None
     return failures
+
+
+def run_here(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, BaseException | None]]:
+    """Each cell once it has ended, with the error by which it failed; ``jobs`` at once, in processes here."""
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else 1)
+    gpus = visible_gpus() if any(cell.arguments.device.startswith("cuda") for cell in cells) else []
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for job in range(jobs):
+        free.put(gpus[job % len(gpus)] if gpus else None)
+
+    def run(cell: Cell) -> None:
+        gpu = free.get()
+        try:
+            cell.run(threads, gpu)
+        finally:
+            free.put(gpu)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            running = {pool.submit(run, cell): cell for cell in cells}
+            for future in as_completed(running):
+                yield running[future], future.exception()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for cell in cells:
+                cell.stop()
+            raise
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(i) for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in named.split(",") if name.strip()]
 
 
 def _told(cell: Cell, error: BaseException | None) -> str:
@@ -98,6 +143,8 @@ def main() -> None:
     """The command line."""
     failures: list[str] = []
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes: a comparison shares out its cells itself; start it without torchrun")
         given = COMMAND.parse()
         own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
         output, jobs = own.get("report-only", own.get("output")), own["jobs"]
@@ -112,7 +159,9 @@ def main() -> None:
                 )
             chosen = {name: methods[name] for name in own.get("only", methods)}
             check_output(output)
-            failures = compare(plan(own["streams"], chosen, own.get("seeds", [0]), output, given), output, jobs)
+            cells = plan(own["streams"], chosen, own.get("seeds", [0]), output, given)
+            settings = parse_settings(own.get("submit", []))
+            failures = compare(cells, output, jobs, own.get("launcher", "processes"), settings)
         write_comparison(str(output))
     except KeyboardInterrupt as interrupt:
         leave(interrupt)

@@ -77,11 +77,12 @@ class Cell:
                 command += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
         return command
 
-    def run(self, threads: int) -> None:
+    def run(self, threads: int, device: str | None = None) -> None:
         """Make the run in a process of its own, which prints to ``log.txt``.
 
         Args:
             threads: Number of threads, unless the environment variable OMP_NUM_THREADS says otherwise.
+            device: The GPU that the run sees, as CUDA_VISIBLE_DEVICES names it; None: as this process.
 
         Raises:
             RuntimeError: It failed; with the last line that it printed.
@@ -92,6 +93,8 @@ class Cell:
         defaults = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         # Without a buffer the error is the last line of the log.
         own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+        if device is not None:
+            own["CUDA_VISIBLE_DEVICES"] = device
         log = self.folder / "log.txt"
         with open(log, "wb") as file:
             process = subprocess.Popen(

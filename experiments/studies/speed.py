@@ -34,6 +34,7 @@ from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
 from experiments.results import environment, write_json
 from experiments.studies.peak_memory import PeakMemory
+from experiments.studies.processes import measure_processes
 from experiments.studies.rivals import CLASSES, bound, branches, peft_lora
 
 
@@ -52,6 +53,8 @@ class Arguments:
         rank: Rank of each task.
         magnitudes: "shared" or "per_projection".
         repeats: Rounds of measurement; each times every row once.
+        processes: More than 1: the step of so many processes with a thread each beside one process with as many
+            threads, and nothing else.
         output: JSON file that gets every figure.
     """
 
@@ -65,6 +68,7 @@ class Arguments:
     rank: int = 10
     magnitudes: str = "per_projection"
     repeats: int = 9
+    processes: int = 1
     output: str | None = None
 
 
@@ -200,6 +204,18 @@ def main() -> None:
         arguments = Arguments(**command.parse())
     except ValueError as error:
         sys.exit(f"error: {error}")
+    if arguments.processes > 1:
+        found = {**measure_processes(arguments), "environment": environment()}
+        print(
+            f"{arguments.model}, {arguments.image_size} px, batch {arguments.batch_size}: a step of one process "
+            f"with {arguments.processes} threads takes {found['one_ms']:.1f} ms, of {arguments.processes} processes "
+            f"with one thread each {found['several_ms']:.1f} ms, ratio {found['ratio']:.2f} (rounds: "
+            f"{', '.join(f'{ratio:.2f}' for ratio in found['ratios'])}). A process hands {found['bytes']:,} bytes to "
+            f"sums in a step, and sends {found['bytes_sent_around_a_ring']:,.0f} around a ring"
+        )
+        if arguments.output:
+            write_json(arguments.output, found)
+        return
     results = measure(arguments)
     table = Table(
         title=f"{arguments.model}, {arguments.image_size} px, batch {arguments.batch_size}, "

@@ -1,8 +1,10 @@
 """A comparison runs what is missing, refuses what does not belong together, and its statistics are right."""
 
 import csv
+import dataclasses
 import json
 import math
+import pickle
 import sys
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
+from experiments.compare.cluster import CellJob, parse_settings
 from experiments.compare.folder import collect, remember_order
 from experiments.compare.grid import GRIDS, plan, read_grid
 from experiments.compare.tables import write_comparison
@@ -200,3 +203,59 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(t
     monkeypatch.setattr(sys, "argv", ["compare", "--report-only", str(output)])
     compare.main()
     assert (output / "comparison.md").read_text() == table
+
+
+def fake_run(cell, threads, device=None):
+    """Finishes a cell in the time of a run that was finished before, or fails."""
+    if cell.method == "fails":
+        raise RuntimeError("no such image")
+    finish(cell, 50.0)
+    (cell.folder / "device").write_text(str(device))
+
+
+def on_gpu(cell):
+    arguments = dataclasses.replace(cell.arguments, device="cuda")
+    return dataclasses.replace(cell, resolved=dataclasses.replace(cell.resolved, arguments=arguments))
+
+
+def test_jobs_are_spread_over_the_visible_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr("experiments.compare.grid.Cell.run", fake_run)
+    cells = [on_gpu(cell) for cell in cells_of(tmp_path, seeds=range(4), methods={"one": {}}, device="cpu")]
+    assert compare.compare(cells, tmp_path, jobs=2) == []
+    assert {(cell.folder / "device").read_text() for cell in cells} == {"2", "5"}
+    on_cpu = cells_of(tmp_path / "cpu", methods={"one": {}}, device="cpu")
+    compare.compare(on_cpu, tmp_path, jobs=2)
+    assert (on_cpu[0].folder / "device").read_text() == "None"
+
+
+def test_a_run_sees_its_gpu_alone(tmp_path, monkeypatch):
+    (cell,) = cells_of(tmp_path, methods={"one": {}})
+    says = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    monkeypatch.setattr("experiments.compare.grid.Cell.command", lambda self: says)
+    cell.run(1, "5")
+    assert (cell.folder / "log.txt").read_text() == "5\n"
+
+
+def test_parameters_of_submitit_are_read_as_numbers_and_texts(monkeypatch):
+    assert parse_settings(["slurm_partition=gpu", "timeout_min=600"]) == {"slurm_partition": "gpu", "timeout_min": 600}
+    with pytest.raises(ValueError, match="submit='gpu': expected NAME=VALUE"):
+        parse_settings(["gpu"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["compare", "digits"])
+    with pytest.raises(SystemExit, match="start it without torchrun"):
+        compare.main()
+
+
+@pytest.mark.slow
+def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(tmp_path):
+    overrides = {"tasks": 2, "epochs": 1, "device": "cpu", "image_size": 16, "batch_size": 128}
+    good, bad = plan(["digits"], {"good": {"sdlora.rank": 2}, "bad": {"sdlora.rank": 129}}, [0], tmp_path, overrides)
+    (failure,) = compare.compare([good, bad], tmp_path, jobs=2, launcher="local", settings={"timeout_min": 10})
+    assert "bad, seed 0" in failure
+    assert "rank=129" in failure
+    assert good.finished()["config"]["rank"] == 2
+    again = pickle.loads(pickle.dumps(CellJob(good, 1).checkpoint()))
+    assert again.function == CellJob(good, 1)
+    with pytest.raises(ValueError, match="launcher='slurm'"):
+        compare.compare([bad], tmp_path, launcher="slurm")

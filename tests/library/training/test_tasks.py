@@ -298,15 +298,6 @@ def test_periodic_evaluation_changes_nothing_that_is_learned(mode):
 # -- what is refused, and what is not ----------------------------------------------------------------------------------
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="2 processes: SD-LoRA trains in one process only"):
-        strategy_for()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    strategy_for()
-    assert not SDLoRAPlugin.supports_distributed
-
-
 def test_a_second_plugin_is_refused():
     with pytest.raises(ValueError, match="2 SDLoRAPlugins"):
         strategy_for(plugins=[SDLoRAPlugin()])
