@@ -44,9 +44,7 @@ class Observer:
             "task_known": [found[j].accuracy_with_task_known() for j in sorted(found)],
             **{key: self.predictions.result()[key] for key in ("calibration_error", "balanced_acc")},
             "class_accuracy": self.predictions.recalls(),
-            "reliability": {key: t.tolist() for key, t in self.predictions.reliability._asdict().items()}
-            if self.predictions.reliability is not None
-            else {},
+            "reliability": {key: t.tolist() for key, t in self.predictions.reliability()._asdict().items()},
         }
 
     def results(self, strategy: Any, reports: Sequence[Mapping[str, Any]], before: int) -> dict[str, Any]:

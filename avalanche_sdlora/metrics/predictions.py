@@ -64,28 +64,39 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
     Args:
         probabilities: From logits ``(n, classes)`` to probabilities; the softmax by default. Classes that do not
             compete have the logit -1000 or less.
-
-    Attributes:
-        found: The predictions of the last evaluation by test experience.
-        reliability: Their confidence and accuracy, in 15 bins; None before there are any.
     """
 
     def __init__(self, probabilities: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.found: dict[int, Predictions] = {}
-        self.reliability: Reliability | None = None
+        self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}  # plain, so that a checkpoint can keep them
         self._probabilities = probabilities or (lambda logits: logits.softmax(1))
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
         self._values: dict[str, float] = {}
 
     def reset(self) -> None:
         """Forget the last evaluation."""
-        self.found, self.reliability, self._batches, self._values = {}, None, [], {}
+        self._arrays, self._batches, self._values = {}, [], {}
+
+    @property
+    def found(self) -> dict[int, Predictions]:
+        """The predictions of the last evaluation by test experience."""
+        return {experience: Predictions(*arrays) for experience, arrays in self._arrays.items()}
 
     def recalls(self) -> dict[int, float]:
         """The accuracy of each class that was evaluated, in percent, by class label."""
         found = self.found.values()
         return class_recalls(*(np.concatenate(column) for column in zip(*((f.labels, f.predicted) for f in found))))
+
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy of the predictions of the last evaluation, in 15 bins.
+
+        Raises:
+            ValueError: Nothing has been evaluated.
+        """
+        found = self.found.values()
+        confidence = np.concatenate([np.zeros(0), *(one.confidence for one in found)])
+        correct = np.concatenate([np.zeros(0, dtype=bool), *(one.predicted == one.labels for one in found)])
+        return reliability(torch.from_numpy(confidence), torch.from_numpy(correct))
 
     def result(self) -> dict[str, float]:
         """``task_known_acc``, ``balanced_acc`` (percent) and ``calibration_error`` (0 to 1) of the last evaluation."""
@@ -114,24 +125,21 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
         probabilities, labels, chosen = (torch.cat(column) for column in zip(*self._batches))
         self._batches = []
         best = probabilities.double().max(1)
-        found = Predictions(labels.numpy(), best.indices.numpy(), best.values.numpy(), chosen.numpy())
-        self.found[strategy.experience.current_experience] = found
+        arrays = (labels.numpy(), best.indices.numpy(), best.values.numpy(), chosen.numpy())
+        self._arrays[strategy.experience.current_experience] = arrays
+        found = Predictions(*arrays)
         name = get_metric_name("TaskKnown_Acc_Exp", strategy, add_experience=True, add_task=False)
         return [MetricValue(self, name, found.accuracy_with_task_known(), strategy.clock.train_iterations)]
 
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         """Emit the numbers of the whole evaluation."""
-        if not self.found:
+        if not self._arrays:
             return []
-        found = list(self.found.values())
-        confidence = torch.from_numpy(np.concatenate([one.confidence for one in found]))
-        correct = torch.from_numpy(np.concatenate([one.predicted == one.labels for one in found]))
-        self.reliability = reliability(confidence, correct)
-        known = np.concatenate([one.task_known == one.labels for one in found])
+        known = np.concatenate([one.task_known == one.labels for one in self.found.values()])
         self._values = {
             "task_known_acc": 100 * float(np.mean(known)),
             "balanced_acc": float(np.mean(list(self.recalls().values()))),
-            "calibration_error": self.reliability.error(),
+            "calibration_error": self.reliability().error(),
         }
         names = {
             "task_known_acc": "TaskKnown_Acc_Stream",

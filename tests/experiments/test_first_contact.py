@@ -71,7 +71,7 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
     monkeypatch.setattr(command, "Checkpoint", Often)
     stop, whole = StopAt(3), command.run
-    monkeypatch.setattr(command, "run", lambda arguments, **kwargs: whole(arguments, experiences=2, watch=stop))
+    monkeypatch.setattr(command, "run", lambda arguments, **how: whole(arguments, experiences=2, watch=stop, **how))
     words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, command.main, *words, "--epochs", 2)

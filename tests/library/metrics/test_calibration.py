@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from avalanche_sdlora.metrics import AccuracyMatrix, expected_calibration_error, reliability
-from avalanche_sdlora.metrics.predictions import PredictionMetrics, Predictions, class_recalls
+from avalanche_sdlora.metrics.predictions import PredictionMetrics, class_recalls
 
 
 def test_it_is_the_mean_gap_of_the_bins():
@@ -48,7 +48,8 @@ def test_balanced_accuracy_counts_a_rare_class_as_much_as_a_frequent_one():
     labels, predicted = np.array([0] * 90 + [1] * 10), np.array([0] * 100)
     assert class_recalls(labels, predicted) == {0: 100.0, 1: 0.0}
     metric = PredictionMetrics()
-    metric.found = {0: Predictions(labels, predicted, np.full(100, 0.9), labels)}
+    metric._arrays = {0: (labels, predicted, np.full(100, 0.9), labels)}
+    assert metric.reliability().error() == pytest.approx(0.0)
     assert metric.recalls() == {0: 100.0, 1: 0.0}
     summary = AccuracyMatrix.from_rows([[90.0]], [100], 50.0).summary()
     assert (summary["acc"], summary["balanced_acc"]) == (90.0, 50.0)
