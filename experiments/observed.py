@@ -41,7 +41,9 @@ class Observer:
         found = self.predictions.found
         return {
             "task_known": [found[j].accuracy_with_task_known() for j in sorted(found)],
-            "calibration_error": self.predictions.result()["calibration_error"],
+            **{key: self.predictions.result()[key] for key in ("calibration_error", "balanced_acc")},
+            "class_accuracy": self.predictions.recalls(),
+            "reliability": {key: t.tolist() for key, t in self.predictions.reliability()._asdict().items()},
         }
 
     def results(self, strategy: Any, reports: Sequence[Mapping[str, Any]], before: int) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class Observer:
         return {
             "task_known": [*([None] * before), *(report["observed"]["task_known"] for report in reports)],
             "calibration_error": [report["observed"]["calibration_error"] for report in reports],
+            "reliability": _rounded(reports[-1]["observed"]["reliability"]),
             "confusion": confusion(self.predictions.found),
             "direction_sizes": _rounded(solutions.sizes),
             "distances": _rounded(solutions.distances),

@@ -59,7 +59,9 @@ def results_of(
         observed: What figures are drawn from.
     """
     arguments, reports = resolved.arguments, notes["reports"]
-    matrix = AccuracyMatrix.from_rows(notes["rows"], [len(e.dataset) for e in benchmark.test_stream])
+    samples, last = [len(e.dataset) for e in benchmark.test_stream], reports[-1]["observed"]
+    matrix = AccuracyMatrix.from_rows(notes["rows"], samples, last["balanced_acc"])
+    names = benchmark.class_names
     baselines = {name: AccuracyMatrix.from_rows(*found) for name, found in notes["baselines"].items()}
     same_backbone = arguments.backbone == recipe_of(arguments.dataset, "paper")["backbone"]
     return {
@@ -67,14 +69,18 @@ def results_of(
         "test_samples": matrix.samples.tolist(),
         **matrix.summary(),
         "baselines": {name: {"accuracy_matrix": found.rows(), **found.summary()} for name, found in baselines.items()},
+        "class_accuracy": {names[int(label)]: accuracy for label, accuracy in last["class_accuracy"].items()},
+        "calibration_error": last["calibration_error"],
         "published": published(arguments.dataset, len(matrix)) if same_backbone else {},
         **{name: [report[name] for report in reports] for name in reports[0] if name != "observed"},
         "observed": dict(observed),
         "trainable_parameters": sum(p.numel() for group in strategy.optimizer.param_groups for p in group["params"]),
         "seed": arguments.seed,
         "class_order": benchmark.class_order,
-        "class_names": list(benchmark.class_names),
+        "class_names": list(names),
+        "classes_of_tasks": [[names[c] for c in sorted(e.classes_in_this_experience)] for e in benchmark.test_stream],
         "images": benchmark.source,
+        "caption": benchmark.caption,
         "images_digest": benchmark.digest,
         "images_skipped": list(benchmark.skipped),
         "inputs": dataclasses.asdict(inputs),
@@ -88,13 +94,24 @@ def results_of(
 
 def show(results: dict[str, Any]) -> None:
     """Print the tables of a run."""
-    matrix = AccuracyMatrix.from_rows(results["accuracy_matrix"], results["test_samples"])
+    samples = results["test_samples"]
+    matrix = AccuracyMatrix.from_rows(results["accuracy_matrix"], samples, results["balanced_acc"])
     frozen = {
-        f"{name.replace('_', ' ')}, frozen": AccuracyMatrix.from_rows(found["accuracy_matrix"], results["test_samples"])
+        f"{name.replace('_', ' ')}, frozen": AccuracyMatrix.from_rows(
+            found["accuracy_matrix"], samples, found.get("balanced_acc")
+        )
         for name, found in results["baselines"].items()
     }
     others = {f"published: {name}": summary for name, summary in results["published"].items()}
-    print_report(results["method"], matrix, frozen | others, parameters=results["parameters"][-1])
+    print_report(
+        results["method"],
+        matrix,
+        frozen | others,
+        parameters=results["parameters"][-1],
+        more={"calibration_error": 100 * results["calibration_error"]},
+        images=results["caption"],
+        classes=results["classes_of_tasks"][: len(matrix)],
+    )
 
 
 def leave_figures(output: Path, results: dict[str, Any], writer: Any) -> None:

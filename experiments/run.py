@@ -120,7 +120,9 @@ def run(
         clock.lap("prepare")
         if "baselines" not in notes:
             found = _baselines(strategy, train, test, arguments.workers) if arguments.baselines else {}
-            notes["baselines"] = {name: [matrix.rows(), matrix.samples.tolist()] for name, matrix in found.items()}
+            notes["baselines"] = {
+                name: [matrix.rows(), matrix.samples.tolist(), matrix.balanced] for name, matrix in found.items()
+            }
         clock.lap("baseline")
         costly = None
         if arguments.figures == "all" and not method.joint:

@@ -50,6 +50,7 @@ class Row:
             ``gap`` is the share of the way from sequential to joint LoRA, in percent of Acc.
         differences: Differences of ``acc`` and ``aaa`` to the stream's first method, over the seeds that both have.
         curves: Accuracy on all classes seen, by seed and task; NaN where it was not measured.
+        images: A line that says which images these are, if it is known.
     """
 
     stream: str
@@ -59,6 +60,7 @@ class Row:
     values: Mapping[str, Estimate | None]
     differences: Mapping[str, Estimate | None] = dataclasses.field(default_factory=dict)
     curves: Sequence[Sequence[float]] = ()
+    images: str = ""
 
 
 def summarize(found: Mapping[str, Mapping[str, Mapping[int, Results]]]) -> list[Row]:
@@ -123,6 +125,7 @@ def _row(
             [math.nan if row is None else float(np.mean(row)) for row in results["accuracy_matrix"]]
             for results in cells.values()
         ],
+        next((results["caption"] for results in cells.values() if "caption" in results), ""),
     )
 
 

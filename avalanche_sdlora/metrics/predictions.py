@@ -14,7 +14,7 @@ from avalanche.evaluation.metric_utils import get_metric_name
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avalanche_sdlora.metrics.calibration import expected_calibration_error
+from avalanche_sdlora.metrics.calibration import Reliability, reliability
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,22 @@ class Predictions:
         return 100 * float(np.mean(self.task_known == self.labels))
 
 
-class PredictionMetrics(PluginMetric[dict[str, float]]):
-    """Accuracy with the task known by experience, and the expected calibration error of each whole evaluation.
+def class_recalls(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[int, float]:
+    """The share of the samples of each class that are recognised, in percent, by class label.
 
-    Both read the logits of the evaluation as it is, so that they cost no forward pass. Where the accuracy with the
+    Their mean is the balanced accuracy, in which a rare class counts as much as a frequent one.
+
+    Args:
+        labels: Class labels ``(n,)``.
+        predicted: The classes predicted ``(n,)``.
+    """
+    return {int(c): 100 * float(np.mean(predicted[labels == c] == c)) for c in np.unique(labels)}
+
+
+class PredictionMetrics(PluginMetric[dict[str, float]]):
+    """Accuracy with the task known by experience, balanced accuracy and calibration of each whole evaluation.
+
+    All read the logits of the evaluation as it is, so that they cost no forward pass. Where the accuracy with the
     task known stays high and the other falls, features still tell classes apart, and what was lost is the comparison
     between tasks.
 
@@ -59,20 +71,35 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
         self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}  # plain, so that a checkpoint can keep them
         self._probabilities = probabilities or (lambda logits: logits.softmax(1))
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._all: list[tuple[Tensor, Tensor]] = []
         self._values: dict[str, float] = {}
 
     def reset(self) -> None:
         """Forget the last evaluation."""
-        self._arrays, self._batches, self._all, self._values = {}, [], [], {}
+        self._arrays, self._batches, self._values = {}, [], {}
 
     @property
     def found(self) -> dict[int, Predictions]:
         """The predictions of the last evaluation by test experience."""
         return {experience: Predictions(*arrays) for experience, arrays in self._arrays.items()}
 
+    def recalls(self) -> dict[int, float]:
+        """The accuracy of each class that was evaluated, in percent, by class label."""
+        found = self.found.values()
+        return class_recalls(*(np.concatenate(column) for column in zip(*((f.labels, f.predicted) for f in found))))
+
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy of the predictions of the last evaluation, in 15 bins.
+
+        Raises:
+            ValueError: Nothing has been evaluated.
+        """
+        found = self.found.values()
+        confidence = np.concatenate([np.zeros(0), *(one.confidence for one in found)])
+        correct = np.concatenate([np.zeros(0, dtype=bool), *(one.predicted == one.labels for one in found)])
+        return reliability(torch.from_numpy(confidence), torch.from_numpy(correct))
+
     def result(self) -> dict[str, float]:
-        """``task_known_acc``, percent, and ``calibration_error``, from 0 to 1, of the last evaluation."""
+        """``task_known_acc``, ``balanced_acc`` (percent) and ``calibration_error`` (0 to 1) of the last evaluation."""
         return dict(self._values)
 
     def before_eval(self, strategy: Any) -> None:
@@ -97,7 +124,6 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
             return []
         probabilities, labels, chosen = (torch.cat(column) for column in zip(*self._batches))
         self._batches = []
-        self._all.append((probabilities, labels))
         best = probabilities.double().max(1)
         arrays = (labels.numpy(), best.indices.numpy(), best.values.numpy(), chosen.numpy())
         self._arrays[strategy.experience.current_experience] = arrays
@@ -107,15 +133,19 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
 
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         """Emit the numbers of the whole evaluation."""
-        if not self._all:
+        if not self._arrays:
             return []
-        width = max(p.shape[1] for p, _ in self._all)
-        padded = [torch.nn.functional.pad(p, (0, width - p.shape[1])) for p, _ in self._all]
-        error = expected_calibration_error(torch.cat(padded), torch.cat([labels for _, labels in self._all]))
-        self._all = []
         known = np.concatenate([one.task_known == one.labels for one in self.found.values()])
-        self._values = {"task_known_acc": 100 * float(np.mean(known)), "calibration_error": float(error)}
-        names = {"task_known_acc": "TaskKnown_Acc_Stream", "calibration_error": "Calibration_Error"}
+        self._values = {
+            "task_known_acc": 100 * float(np.mean(known)),
+            "balanced_acc": float(np.mean(list(self.recalls().values()))),
+            "calibration_error": self.reliability().error(),
+        }
+        names = {
+            "task_known_acc": "TaskKnown_Acc_Stream",
+            "balanced_acc": "Balanced_Acc_Stream",
+            "calibration_error": "Calibration_Error",
+        }
         stems = {key: get_metric_name(name, strategy, False, False) for key, name in names.items()}
         return [
             MetricValue(self, stems[key], value, strategy.clock.train_iterations) for key, value in self._values.items()
@@ -126,7 +156,7 @@ class PredictionMetrics(PluginMetric[dict[str, float]]):
 
 
 def prediction_metrics(probabilities: Callable[[Tensor], Tensor] | None = None) -> list[PluginMetric[Any]]:
-    """``TaskKnown_Acc_Exp``, ``TaskKnown_Acc_Stream`` (percent) and ``Calibration_Error`` (0 to 1).
+    """Percent: ``TaskKnown_Acc_Exp``, ``TaskKnown_Acc_Stream``, ``Balanced_Acc_Stream``; 0 to 1: ``Calibration_Error``.
 
     Args:
         probabilities: As for :class:`PredictionMetrics`.

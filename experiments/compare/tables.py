@@ -56,7 +56,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """The tables, one for each stream."""
     lines = [HEADER]
     for stream in dict.fromkeys(row.stream for row in rows):
-        lines += [f"**{dataset_title(stream)}**", ""]
+        images = next((row.images for row in rows if row.stream == stream and row.images), "")
+        lines += [f"**{dataset_title(stream)}**" + (f" ({images})" if images else ""), ""]
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]

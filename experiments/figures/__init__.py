@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.figures import accuracy, comparison, directions, mistakes
+from experiments.figures import accuracy, comparison, directions, mistakes, reliability
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ RUN_FIGURES = (
         "A row is a moment, a column a task's test images. The diagonal is how well a task was learned when it was "
         "new; going down a column shows what later tasks did to it. Darkening downwards is forgetting.",
         accuracy.accuracy_matrix,
+        LEARNED,
+    ),
+    Figure(
+        "reliability",
+        "Confidence and accuracy",
+        "Answers are sorted by the probability that the network gave them. A bar is how many of them were right: on "
+        "the dashed line, where 70 % sure means right in 70 of 100 cases, probabilities can be believed. Below it the "
+        "network is too sure, above it too modest. A larger dot stands for more test images.",
+        reliability.reliability,
         LEARNED,
     ),
     Figure(

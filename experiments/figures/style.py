@@ -26,6 +26,7 @@ def provenance(runs: Sequence[Results]) -> list[str]:
     """Data set, backbone, seeds, version and commit of runs, in lines that fit a narrow figure."""
     parts = [
         _each(f"{data_name(r)}, {len(r['accuracy_matrix'])} tasks" for r in runs),
+        *([_each(r["caption"] for r in runs if "caption" in r)] if any("caption" in r for r in runs) else []),
         _each(_backbone(r) for r in runs),
         ("seed " if len({r["seed"] for r in runs}) == 1 else "seeds ") + _each(str(r["seed"]) for r in runs),
         "avalanche-sdlora " + _each(_version(r) for r in runs),

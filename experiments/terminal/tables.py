@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,8 +15,10 @@ _COLUMNS = {
     "acc": "Acc",
     "aaa": "AAA",
     "pooled_acc": "pooled",
+    "balanced_acc": "balanced",
     "forgetting": "forgetting",
     "bwt": "BWT",
+    "calibration_error": "ECE",
 }
 
 
@@ -26,6 +28,9 @@ def print_report(
     baselines: Mapping[str, AccuracyMatrix | Mapping[str, float]] | None = None,
     *,
     parameters: Mapping[str, int] | None = None,
+    more: Mapping[str, float] | None = None,
+    images: str = "",
+    classes: Sequence[Sequence[str]] = (),
     console: Console | None = None,
 ) -> None:
     """Print the accuracy matrix of a method, and its summary beside those of baselines.
@@ -36,12 +41,21 @@ def print_report(
         baselines: Accuracies of the baselines by name, or as many numbers of ``AccuracyMatrix.summary()`` as are
             known; a missing number shows as a dash.
         parameters: Numbers of parameters, as ``SDLoRAModel.parameter_report()`` gives them.
+        more: Numbers of the method that are not in ``matrix.summary()``.
+        images: A line that says which images these are.
+        classes: The names of the classes of each task.
         console: Console to print on; the terminal by default.
     """
     console = console or Console()
     console.print(f"{escape(name)}: accuracy (%) on the task of a column after learning that of a row")
     console.print(_matrix_table(matrix, console.width))
-    console.print(_summary_table({name: matrix, **(baselines or {})}))
+    for i, names in enumerate(classes, start=1):
+        line = f"task {i}: {', '.join(names)}"
+        told = line if len(line) <= console.width else f"{line[: console.width - 14].rstrip()}… ({len(names)})"
+        console.print(escape(told), highlight=False)
+    if images:
+        console.print(escape(f"images: {images}"), highlight=False)
+    console.print(_summary_table({name: matrix.summary() | dict(more or {}), **(baselines or {})}))
     if parameters:
         console.print("parameters: " + ", ".join(f"{what} {number:,}" for what, number in parameters.items()))
 

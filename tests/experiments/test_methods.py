@@ -124,15 +124,15 @@ def test_missing_rows_of_an_accuracy_matrix_and_no_others():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "ecw"], "--method ecw.*did you mean ewc"),
+        (["--method", "ecw"], "--method ecw: .*did you mean ewc"),
         (["--ewc.weight", "3"], "--ewc.weight 3.0: not for --method sdlora, but for ewc"),
         (["--method", "ewc", "--ewc.weight", "-3"], "--ewc.weight -3.0: expected a number of at least 0"),
         (
             ["--method", "olora", "--sdlora.boundary", "reset"],
             "--sdlora.boundary reset: not for --method olora, but for sdlora",
         ),
-        (["--method", "inflora", "--inflora.threshold", "1.5"], "threshold=1.5"),
-        (["--method", "lora", "--sdlora.rank", "0"], "rank 0"),
+        (["--method", "inflora", "--inflora.threshold", "1.5"], "--inflora.threshold 1.5"),
+        (["--method", "lora", "--sdlora.rank", "0"], "--sdlora.rank 0: "),
     ],
 )
 def test_settings_that_a_method_cannot_use_are_refused(arguments, message, monkeypatch, tmp_path):

@@ -38,6 +38,11 @@ def made_up_results(tasks=5, classes_each=2, seed=0, **changes):
     observed = {
         "task_known": known,
         "calibration_error": [0.02 * (i + 1) for i in range(tasks)],
+        "reliability": {
+            "counts": [0.0] * 5 + [10.0 * (i + 1) for i in range(10)],
+            "confidence": [0.0] * 5 + [(i + 5.5) / 15 for i in range(10)],
+            "accuracy": [0.0] * 5 + [(i + 5) / 16 for i in range(10)],
+        },
         "confusion": confusion,
         "direction_sizes": [[1.5 / (j + 1) + 0.05 * (i - j) for j in range(i + 1)] for i in range(tasks)],
         "distances": [[0.05 + 0.01 * i, *(0.02 + 0.005 * abs(i - j) for j in range(i))] for i in range(tasks)],
@@ -66,6 +71,7 @@ def made_up_results(tasks=5, classes_each=2, seed=0, **changes):
         "decisions": [{"rate": 0.01 / (i + 1), "adapted": i % 2 == 0} for i in range(tasks)],
         "seed": seed,
         "class_order": list(range(n)),
+        "caption": "made-up images: 400 training and 200 test images",
         "class_names": [f"class <{c}> & co" for c in range(n)],
         "inputs": {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
         "method": "SD-LoRA",
