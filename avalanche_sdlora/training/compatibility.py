@@ -119,6 +119,11 @@ def _changes_directions(thing: Any, config: SDLoRAConfig, model: nn.Module) -> b
     return bool(config.target_patterns) and config.directions != "single"
 
 
+def _updates_copies(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
+    """MER is made from the template of meta-learning, but takes the optimizer's own steps."""
+    return not isinstance(thing, avalanche.training.MER)
+
+
 def _closed_form(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return config.head != "linear"
 
@@ -262,6 +267,7 @@ REFUSALS: tuple[Refusal, ...] = (
         "SupervisedMetaLearningTemplate",
         "its inner updates, as those of LaMAML, change copies of the model and bypass the optimizer and the criterion",
         "Replay or AGEM",
+        when=_updates_copies,
     ),
     Refusal(
         "DER",
