@@ -15,7 +15,7 @@ from experiments.compare.grid import plan, read_grid
 from experiments.compare.tables import write_comparison
 from experiments.methods import METHODS, joined
 from experiments.resolve import resolve
-from experiments.results import write_json
+from experiments.results import environment, write_json
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
@@ -98,9 +98,15 @@ def test_joint_training_is_a_row_of_the_comparison_with_its_accuracy_only(tmp_pa
     rows = {"lora": [[90.0], [60.0, 80.0]], "sdlora": [[90.0], [70.0, 85.0]], "joint": [None, [80.0, 90.0]]}
     for method, accuracies in rows.items():
         matrix = AccuracyMatrix.from_rows(accuracies, [1, 1])
-        results = {"accuracy_matrix": matrix.rows(), **matrix.summary(), "baselines": {}, "seed": 0}
-        folder = tmp_path / "digits" / method / "seed0"
-        write_json(folder / "results.json", results | {"arguments": {"dataset": "digits", "method": method}})
+        resolved = resolve(Arguments("digits", method=method))
+        results = {
+            "accuracy_matrix": matrix.rows(),
+            "test_samples": matrix.samples.tolist(),
+            **matrix.summary(),
+            **{"baselines": {}, "seed": 0, "method": resolved.method.label, "environment": environment()},
+            **{"arguments": resolved.arguments.flat(), "config": resolved.described()},
+        }
+        write_json(tmp_path / "digits" / method / "seed0" / "results.json", results)
     remember_order(tmp_path, ["digits"], list(rows))
     found = {row.method: row for row in write_comparison(tmp_path)}
     assert found["joint"].values["acc"].mean == 85.0

@@ -70,6 +70,7 @@ def test_evaluation_plugin_metrics_mean_something():
 
 @pytest.mark.parametrize(("metric", "mode"), [("Top1_Acc_Stream", "max"), ("Loss_Stream", "min")])
 def test_early_stopping(metric, mode):
+    torch.manual_seed(1)
     benchmark = points_stream()
     model = small_mlp()
     strategy = SDLoRAStrategy(
@@ -79,7 +80,7 @@ def test_early_stopping(metric, mode):
         train_mb_size=20,
         train_epochs=30,
         eval_mb_size=50,
-        plugins=[EarlyStoppingPlugin(patience=2, val_stream_name="test_stream/Task000", metric_name=metric, mode=mode)],
+        plugins=[EarlyStoppingPlugin(patience=4, val_stream_name="test_stream/Task000", metric_name=metric, mode=mode)],
         evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loss_metrics(stream=True), loggers=[]),
         eval_every=1,
         config=ALL,
