@@ -129,9 +129,10 @@ def leave_figures(output: Path, results: dict[str, Any], writer: Any) -> None:
         try:
             specs = specifications(results)
             for name, spec in specs.items():
-                write_svg(output / "figures" / f"{name}.svg", spec)
-                writer.add_image(f"Figure/{name}", np.asarray(picture(spec)), dataformats="HWC")
-            write_report(output / "report.html", [(output, results)])
+                svg = write_svg(output / "figures" / f"{name}.svg", spec)
+                writer.add_image(f"Figure/{name}", np.asarray(picture(svg)), dataformats="HWC")
+            write_report(output / "report.html", [(output, results)], specs=specs)
+            print(f"report: {output / 'report.html'}")
         except Exception as error:
             logger.exception("no report")
             print(f"the report could not be made ({error}); python -m experiments.report {output} tries it again")
@@ -139,6 +140,5 @@ def leave_figures(output: Path, results: dict[str, Any], writer: Any) -> None:
         for name in ("figures", "total"):
             results["seconds"][name] = results["seconds"].get(name, 0.0) + spent
         write_json(output / "results.json", results)
-        print(f"report: {output / 'report.html'}")
     writer.flush()
     print(f"results.json, adapters, figures and TensorBoard events are in {output}")

@@ -24,15 +24,15 @@ def sizes(results: Results) -> Any | None:
         return None
     n = max(row["direction"] for row in rows)
     largest = max(row["value"] for row in rows)
-    # Small sizes as thousandths: their numbers must fit into a cell.
-    unit, told = (1000, "thousandths") if largest < 0.1 else (1, "no unit")
+    # Small sizes as thousandths: three digits must fit into a cell.
+    unit, told = (1000, "thousandths") if largest < 1 else (1, "no unit")
     rows = [{**row, "value": unit * row["value"]} for row in rows]
     chart = heat_map(
         rows,
         alt.X("direction:O", title="direction learned at task", axis=alt.Axis(labelAngle=0)),
         alt.Y("after:O", title="after learning task"),
         label=f"size of its contribution, Frobenius norm ({told})",
-        form=".2f" if unit * largest < 10 and n <= 8 else ".1f",
+        form=".0f" if unit > 1 else ".1f",
         cells=n,
         tooltip=[
             alt.Tooltip("direction:O", title="direction learned at task"),

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from avalanche_sdlora.files import replacing
 from experiments.figures import COMPARISON_FIGURES, RUN_FIGURES, Figure
+from experiments.figures.pictures import specifications
 from experiments.figures.style import Results, provenance
 from experiments.report.comparison import differences, grouped, summary_table
 from experiments.report.one_run import details, overview
@@ -24,7 +25,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(
-    path: str | Path, runs: Sequence[tuple[Path, Results]], names: Mapping[Path, str] | None = None
+    path: str | Path,
+    runs: Sequence[tuple[Path, Results]],
+    names: Mapping[Path, str] | None = None,
+    specs: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write the page of finished runs, whole or not at all.
 
@@ -35,10 +39,11 @@ def write_report(
         path: The page.
         runs: The folder and the results of each run.
         names: Names of the methods by folder; by default the label of the method, with the settings that differ.
+        specs: Specifications of the only run's figures by name, where they have been made before.
     """
     if not runs:
         raise ValueError("runs: none given; expected at least one")
-    page = _one(*runs[0]) if len(runs) == 1 else _several(Path(path).parent, runs, names)
+    page = _one(*runs[0], specs) if len(runs) == 1 else _several(Path(path).parent, runs, names)
     text = (
         _environment()
         .get_template("page.html.j2")
@@ -54,8 +59,9 @@ def write_report(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _one(folder: Path, results: Results) -> dict[str, Any]:
-    drawn = [_drawn(figure, figure.draw(results)) for figure in RUN_FIGURES]
+def _one(folder: Path, results: Results, specs: Mapping[str, dict[str, Any]] | None) -> dict[str, Any]:
+    specs = specifications(results) if specs is None else specs
+    drawn = [_drawn(figure, specs.get(figure.name)) for figure in RUN_FIGURES]
     return {
         **overview(results),
         "sections": _sections(drawn),
@@ -71,7 +77,8 @@ def _several(place: Path, runs: Sequence[tuple[Path, Results]], names: Mapping[P
     for stream, methods in groups.items():
         rows = summarize({stream: methods})
         own = [results for cells in methods.values() for results in cells.values()]
-        drawn = [_drawn(f, f.draw(rows, own), f"{f.name}_{len(streams)}") for f in COMPARISON_FIGURES]
+        charts = [(f, f.draw(rows, own)) for f in COMPARISON_FIGURES]
+        drawn = [_drawn(f, chart and chart.to_dict(), f"{f.name}_{len(streams)}") for f, chart in charts]
         streams.append({"name": stream, "table": summary_table(rows), "sections": _sections(drawn)})
     briefs = []
     for folder, results in runs:
@@ -94,15 +101,14 @@ def _several(place: Path, runs: Sequence[tuple[Path, Results]], names: Mapping[P
     }
 
 
-def _drawn(figure: Figure, chart: Any | None, name: str | None = None) -> dict[str, Any] | None:
+def _drawn(figure: Figure, spec: Mapping[str, Any] | None, name: str | None = None) -> dict[str, Any] | None:
     """A figure for the page: its texts, and its specification without the title, which the page says."""
-    if chart is None:
+    if spec is None:
         return None
-    spec = chart.to_dict()
-    lines = spec.pop("title")["subtitle"]
-    spec["title"] = {"text": lines, "fontSize": 10, "fontWeight": "normal", "anchor": "start", "frame": "bounds"}
+    lines = spec["title"]["subtitle"]
+    title = {"text": lines, "fontSize": 10, "fontWeight": "normal", "anchor": "start", "frame": "bounds"}
     told = {"name": name or figure.name, "title": figure.title, "about": figure.about, "section": figure.section}
-    return {**told, "spec": Markup(_json(spec))}
+    return {**told, "spec": Markup(_json({**spec, "title": title}))}
 
 
 def _sections(drawn: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:

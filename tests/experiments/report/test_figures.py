@@ -25,6 +25,8 @@ def _texts(path):
 def test_a_run_that_saw_everything_has_every_figure(specs):
     assert list(specs) == [figure.name for figure in RUN_FIGURES]
     json.dumps(specs, allow_nan=False)
+    for figure in RUN_FIGURES:
+        figure.draw(made_up_results()).to_dict()  # against the schema
 
 
 def test_what_a_run_did_not_see_is_left_out():
