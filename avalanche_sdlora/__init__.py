@@ -17,7 +17,6 @@ from avalanche_sdlora.persistence import (
     save_adapters,
 )
 from avalanche_sdlora.ranks import RankSchedule
-from avalanche_sdlora.training.first_session import FirstSessionPlugin
 from avalanche_sdlora.training.plugin import SDLoRAPlugin
 from avalanche_sdlora.training.strategy import SDLoRAStrategy
 
@@ -30,7 +29,6 @@ __all__ = [
     "AdaptersInfo",
     "CLoRAPlugin",
     "Checkpoint",
-    "FirstSessionPlugin",
     "InfLoRAPlugin",
     "LoRAPlugin",
     "LwFPlugin",

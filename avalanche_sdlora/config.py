@@ -15,8 +15,8 @@ from avalanche_sdlora.ranks import RankSchedule
 class SDLoRAConfig:
     """Settings of SD-LoRA (Wu et al., ICLR 2025, arXiv 2501.13198).
 
-    The defaults are this library's own choice: a boundary that changes nothing already learned and one
-    magnitude per projection. :meth:`paper` and :meth:`reference` reproduce the published variants.
+    The defaults are this library's own choice: a boundary that changes nothing already learned, one magnitude per
+    projection, and a head solved in closed form. :meth:`paper` and :meth:`reference` reproduce the published variants.
 
     Args:
         rank: Rank ``r`` of each new direction, from 1 to the smaller side of the adapted layers; or a
@@ -50,14 +50,28 @@ class SDLoRAConfig:
         kd_fold: The numbers added to the coefficients of the frozen directions then. ``"contribution"``: those that
             reproduce the learned update, so that the function changes by no more than the residual.
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
-        head: The classifier that predicts. ``"linear"``: the head that is trained (the paper). With all others that
-            head trains too, but a head solved in closed form predicts, from statistics of the features that are
-            gathered in one pass after each experience, without samples: ``"ncm"`` (nearest class mean), ``"lda"``,
-            ``"ridge"``, or ``"random_ridge"`` (ridge after a random expansion, RanPAC); see
-            :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`.
-        drift: ``"linear"``: a closed-form head follows the features as they move, by a map estimated on the present
-            experience's images, for one more pass before it. ``"none"``: the head ignores that features move.
+        head: What predicts. Heads in closed form are solved from statistics of the features, gathered in one pass after
+            each experience, without samples: ``"random_ridge"`` (ridge regression after a random expansion, RanPAC),
+            ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the one of them that is right most
+            often on the images held out; see :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`. ``"linear"``:
+            the head that is trained, as published.
+        drift: ``"linear"``: a head in closed form follows the features as they move, by a map estimated on the present
+            experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
+            None: 2000 or 500, as the images held out decide.
+        held_out: The share of each class's training images, above 0 and at most 0.5, that a head in closed form is
+            judged by before it learns them, too: they choose its kind and its temperature, and where what an
+            experience taught the features is clearly worse than what they were (boundary ``"continuous"``), the
+            model goes back to them. The adapters are trained on the others. None: no image is held out, and the first
+            kind of head is taken.
+        path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights'
+            norm: the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The
+            optimizer's steps are shortened to keep to it, so that no learning rate diverges. None: its steps as they
+            are, as published.
+        later_path: How far for each task after the first, when there is something learned to disturb.
+        first_epochs: The least number of epochs over the first experience, where the strategy has fewer: until
+            something has been learned, nothing can be forgotten (first-session adaptation: Panos et al., ICCV 2023,
+            arXiv 2303.13199, who stop there). The parts of an online stream are never gone over again.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
         multi_head: Whether a class label under two task labels means two classes, as where class labels restart in
@@ -89,9 +103,13 @@ class SDLoRAConfig:
     rank_budget: int | None = None
     kd_tolerance: float | None = None
     kd_fold: Literal["contribution", "coefficients"] = "contribution"
-    head: Literal["linear", "ncm", "lda", "ridge", "random_ridge"] = "linear"
-    drift: Literal["none", "linear"] = "none"
-    expansion: int = 2000
+    head: Literal["auto", "random_ridge", "lda", "ridge", "ncm", "linear"] = "auto"
+    drift: Literal["none", "linear"] = "linear"
+    expansion: int | None = None
+    held_out: float | None = 0.1
+    path: float | None = 0.5
+    later_path: float | None = 0.03
+    first_epochs: int = 6
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
@@ -115,12 +133,16 @@ class SDLoRAConfig:
             raise ValueError("multi_head=True with use_task_labels=False: task labels choose among the heads")
         if self.directions == "first" and not self.rescale_past:
             raise ValueError("directions='first' with rescale_past=False: later tasks would train the head only")
-        if self.head == "linear" and self.drift != "none":
-            raise ValueError(
-                f"drift={self.drift!r} with head='linear': a trained head has no statistics to carry along"
-            )
-        if type(self.expansion) is not int or self.expansion < 1:
-            raise ValueError(f"expansion={self.expansion!r}: expected an integer of at least 1")
+        if self.expansion is not None and (type(self.expansion) is not int or self.expansion < 1):
+            raise ValueError(f"expansion={self.expansion!r}: expected an integer of at least 1, or None")
+        if self.held_out is not None and not 0 < self.held_out <= 0.5:
+            raise ValueError(f"held_out={self.held_out!r}: expected a share above 0 and at most 0.5, or None")
+        for name in ("path", "later_path"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a number above 0, or None")
+        if type(self.first_epochs) is not int or self.first_epochs < 1:
+            raise ValueError(f"first_epochs={self.first_epochs!r}: expected an integer of at least 1")
         self._check_reduction()
 
     def _check_reduction(self) -> None:
@@ -185,6 +207,7 @@ class SDLoRAConfig:
             "magnitude_init": 1.0,
             "reset_magnitudes": True,
             "kd_fold": "coefficients",
+            **PUBLISHED_TRAINING,
         }
         return cls(**{**settings, **overrides})
 
@@ -194,6 +217,9 @@ class SDLoRAConfig:
         return cls.paper(**{"norm": "factors", "magnitude_init": 0.8, "kd_fold": "contribution", **overrides})
 
 
+#: Settings of everything that trains and predicts as published: a head that is trained, and the optimizer's own steps.
+PUBLISHED_TRAINING: dict[str, Any] = {"head": "linear", "path": None, "later_path": None, "first_epochs": 1}
+
 _CHOICES = {
     "norm": ("product", "factors"),
     "boundary": ("continuous", "reset"),
@@ -202,6 +228,6 @@ _CHOICES = {
     "multi_head": ("auto", True, False),
     "new_task": ("auto", "every", "manual"),
     "kd_fold": ("contribution", "coefficients"),
-    "head": ("linear", "ncm", "lda", "ridge", "random_ridge"),
+    "head": ("auto", "random_ridge", "lda", "ridge", "ncm", "linear"),
     "drift": ("none", "linear"),
 }

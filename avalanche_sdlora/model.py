@@ -96,6 +96,9 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.loads = 0
         #: One record per projection of the reduction of rank after the last experience.
         self.reductions: list[Reduction] = []
+        #: What a head in closed form decided after the last experience, as
+        #: :class:`avalanche_sdlora.heads.closed_form.Lesson` names it.
+        self.decision: dict[str, Any] = {}
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         self._all_took_part = False

@@ -114,6 +114,16 @@ def brings_other_samples(dataset: Any, experience: Any) -> bool:
     return bool(Counter(map(int, dataset.targets)) - Counter(map(int, experience.dataset.targets)))
 
 
+def is_part(experience: Any) -> bool:
+    """Whether an online stream has cut the experience out of a larger one."""
+    return hasattr(experience, "sub_stream_length")
+
+
+def parts(experience: Any) -> int:
+    """Into how many experiences an online stream has cut the task of this one; 1 for any other stream."""
+    return getattr(experience, "sub_stream_length", None) or 1
+
+
 class Task:
     """The task that is being learned; it decides whether the next experience goes on with it.
 
@@ -187,7 +197,7 @@ class Task:
 
 def _whole(experience: Any) -> Any:
     """The experience that an online stream cut up, if it says so; None where it hides it; else the experience."""
-    if not hasattr(experience, "sub_stream_length"):
+    if not is_part(experience):
         return experience
     return experience.origin_experience if experience.access_task_boundaries else None
 

@@ -26,7 +26,8 @@ class Benchmark(CLScenario):
         class_names: The names in the order of the labels.
         class_order: The labels in the order of their arrival; for domains, in ascending order.
         domain_names: The domains in the order of their arrival, or None where classes arrive.
-        source: One line that says which images these are.
+        source: One line that says which images these are, and where.
+        caption: One line that says which images these are, without the folder that they are in: for titles.
         digest: 64 hexadecimal digits, equal for equal images in equal parts.
         split: Which file is of which class and part, or None where images are not files.
         skipped: Paths of images that cannot be read and are left out.
@@ -41,6 +42,7 @@ class Benchmark(CLScenario):
         class_order: Sequence[int],
         domain_names: Sequence[str] | None,
         source: str,
+        caption: str,
         digest: str,
         split: Split | None,
         skipped: Sequence[str],
@@ -51,6 +53,7 @@ class Benchmark(CLScenario):
         self.class_order = list(class_order)
         self.domain_names = None if domain_names is None else tuple(domain_names)
         self.source = source
+        self.caption = caption
         self.digest = digest
         self.split = split
         self.skipped = list(skipped)
@@ -152,6 +155,7 @@ def make_benchmark(
         class_order=arrival,
         domain_names=domain_names,
         source=images.source + prepared.note,
+        caption=images.caption,
         digest=images.digest,
         split=images.split,
         skipped=images.skipped,

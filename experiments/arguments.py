@@ -26,9 +26,6 @@ class Training:
         optimizer: The optimizer; sgd has momentum 0.9, adamw a weight decay of 0.01.
         learning_rate: Learning rate of the optimizer.
         head_learning_rate: Learning rate of the head, where it differs from the others'.
-        later_learning_rate: Learning rate of all but the head from the second experience on, where it is smaller;
-            joint training, which has one experience, ignores it.
-        first_epochs: Epochs over the first experience, where their number differs; joint training ignores it.
         precision: Precision of the forward pass. auto, the default of most recipes, takes bfloat16 where the device
             multiplies it natively, else float32; paper and reference compute in float32.
     """
@@ -38,8 +35,6 @@ class Training:
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
-    later_learning_rate: float | None = None
-    first_epochs: int | None = None
     precision: Precision | None = None
 
 
@@ -78,10 +73,11 @@ class Machine:
         data: Folder with the data set's files.
         cache: Where decoded images are kept; by default nowhere.
         cache_mb: Largest size of that cache in MiB.
-        output: Folder for results.json, accuracy_matrix.png and TensorBoard events; a new one in runs/ by default.
+        output: Folder for results.json, report.html, figures and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Number of processes that load images.
         baselines: Whether the training-free baselines are measured too.
+        figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
 
     data: str | None = None
@@ -91,6 +87,7 @@ class Machine:
     device: str = "auto"
     workers: int = 0
     baselines: bool = True
+    figures: Literal["default", "all", "none"] = "default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +98,7 @@ class Arguments(Machine, Images, Training):
 
     Args:
         dataset: cifar100, digits, imagenet_r, ..., or folder:PATH for a folder of images.
-        recipe: Where everything left open comes from: default, best, paper or reference, or another table of the data
+        recipe: Where everything left open comes from: default, paper or reference, or another table of the data
             set's file in experiments/recipes.
         method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
             one low-rank adapter; olora, nlora, clora or inflora, with one for each task.

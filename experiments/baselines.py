@@ -12,9 +12,9 @@ from torch import Tensor
 from avalanche_sdlora.heads.discriminant import fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
+from avalanche_sdlora.metrics import AccuracyMatrix
 from avalanche_sdlora.processes import all_sum, size
 from avalanche_sdlora.training.features import feature_batches, own_part
-from experiments.accuracy import AccuracyMatrix
 
 #: Functions that make a linear classifier from statistics; they return its weight ``(classes, d)`` and bias
 #: ``(classes,)`` first.
@@ -47,7 +47,8 @@ def frozen_baselines(
         num_workers: Number of processes that load images.
 
     Returns:
-        The accuracies along the stream by the names of :data:`CLASSIFIERS`; classes not seen yet do not compete.
+        The accuracies along the stream, and the balanced accuracy at its end, by the names of :data:`CLASSIFIERS`;
+        classes not seen yet do not compete.
     """
 
     def extract(experience: Any) -> tuple[Tensor, Tensor]:
@@ -68,6 +69,7 @@ def frozen_baselines(
     tests: list[tuple[Tensor, Tensor]] = []
     samples: list[int] = []
     rows: dict[str, list[list[float]]] = {name: [] for name in CLASSIFIERS}
+    balanced: dict[str, float] = {}
     for train, test in zip(train_stream, test_stream, strict=True):
         x, y = extract(train)
         statistics = statistics or FeatureStatistics(x.shape[1]).to(device)
@@ -79,6 +81,16 @@ def frozen_baselines(
         samples.append(len(test.dataset))
         for name, classifier in CLASSIFIERS.items():
             weight, bias, *_ = classifier(statistics)
-            hits = torch.stack([(statistics.labels[(x @ weight.T + bias).argmax(1)] == y).sum() for x, y in tests])
+            predicted = [statistics.labels[(x @ weight.T + bias).argmax(1)] for x, _ in tests]
+            hits = torch.stack([(p == y).sum() for p, (_, y) in zip(predicted, tests)])
             rows[name].append([100 * int(hit) / n for hit, n in zip(all_sum(hits), samples)])
-    return {name: AccuracyMatrix.from_rows(accuracies, samples) for name, accuracies in rows.items()}
+            balanced[name] = _balanced(torch.cat(predicted), torch.cat([y for _, y in tests]), statistics.labels)
+    return {name: AccuracyMatrix.from_rows(row, samples, balanced[name]) for name, row in rows.items()}
+
+
+def _balanced(predicted: Tensor, labels: Tensor, classes: Tensor) -> float:
+    """The mean of the recalls of ``classes (C,)`` in percent, from the test images of all processes."""
+    own = labels == classes[:, None]  # (C, n)
+    counts = all_sum(torch.stack([(own & (predicted == labels)).sum(1), own.sum(1)])).double()
+    right, all_of_them = counts[:, counts[1] > 0]
+    return 100 * float((right / all_of_them).mean())

@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from avalanche_sdlora import AdaptersInfo, SDLoRAModel, create_backbone, load_model, read_adapters
 from avalanche_sdlora.training.precision import autocast_dtype
@@ -44,7 +43,7 @@ class Prediction:
     Attributes:
         image: The file.
         classes: The names of the classes, the most probable first.
-        probabilities: The probabilities of these classes among all classes seen, as :func:`probabilities` has them.
+        probabilities: The probabilities of these classes among all classes seen, the softmax of the model's logits.
     """
 
     image: str
@@ -101,23 +100,10 @@ def predict(
     for path, picture in zip(images, pictures):
         with torch.no_grad():
             logits = model(transform(picture).unsqueeze(0).to(device))[0, seen]  # (classes seen,)
-        best = probabilities(logits.double(), info.config.head).topk(min(top, len(seen)))
+        best = logits.double().softmax(0).topk(min(top, len(seen)))
         names = [_name(info, seen[i]) for i in best.indices.tolist()]
         found.append(Prediction(path, names, best.values.tolist()))
     return found
-
-
-def probabilities(scores: Tensor, head: str) -> Tensor:
-    """Turn a head's scores ``(classes,)`` into probabilities of the classes.
-
-    For a linear head, and for ``lda``, they are the softmax of the scores, which is the posterior of ``lda``. Ridge
-    regression on the indicators of the classes estimates the probabilities itself; estimates below 0 are cut to 0. For
-    ``ncm``, whose scores are differences of cosines, the softmax has the right order and no other meaning.
-    """
-    if head not in ("ridge", "random_ridge"):
-        return scores.softmax(0)
-    positive = scores.clamp(min=0)
-    return positive / positive.sum()
 
 
 def _model(info: AdaptersInfo, adapters: str, weights: str | None, device: str) -> tuple[SDLoRAModel, InputSpec]:

@@ -13,6 +13,7 @@ import torch
 
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
+from avalanche_sdlora.training.optim import default_rate
 from avalanche_sdlora.training.precision import multiplies_bfloat16
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
@@ -73,8 +74,6 @@ def resolve(given: Arguments) -> Resolved:
     check_settings(recipe, f"recipe {given.recipe!r} of {kind}")
 
     asked = {name: value for name, value in given.flat().items() if value is not None}
-    if asked.get("sdlora.head") == "linear":
-        recipe.pop("sdlora.drift", None)  # which belongs to the recipe's own head
     last = {
         "weights": local_weights(given.backbone or recipe["backbone"]),
         "precision": "auto",
@@ -89,14 +88,17 @@ def resolve(given: Arguments) -> Resolved:
     arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
-    for name in ("epochs", "first_epochs", "batch_size", "learning_rate", "head_learning_rate", "later_learning_rate"):
+    for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number}: expected a number above 0")
 
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
     made.plugins()  # refuses values out of range
-    return Resolved(arguments, made, _config(_of_group(arguments.settings, "sdlora"), made))
+    config = _config(_of_group(arguments.settings, "sdlora"), made)
+    if arguments.learning_rate is None:
+        arguments = dataclasses.replace(arguments, learning_rate=default_rate(config))
+    return Resolved(arguments, made, config)
 
 
 def _check_machine(device: str, workers: int) -> None:
@@ -132,7 +134,7 @@ def _config(settings: dict[str, Any], method: Method) -> SDLoRAConfig:
         settings["targets"] = tuple(settings["targets"].split(","))
     if isinstance(settings.get("rank"), str) or depth is not None:
         settings["rank"] = RankSchedule.parse(str(settings.get("rank", SDLoRAConfig.rank)), _depth(depth or "1"))
-    return preset(**{**settings, **method.fixed})
+    return preset(**{**method.usual, **settings, **method.fixed})
 
 
 def _depth(text: str) -> tuple[float, ...]:

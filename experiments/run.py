@@ -7,40 +7,57 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-from avalanche.logging import InteractiveLogger, TensorboardLogger
+from avalanche.logging import BaseLogger, TensorboardLogger, TextLogger
 from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from avalanche_sdlora import Checkpoint, processes, save_adapters
 from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora.metrics import AccuracyMatrix, experience_accuracies
 from avalanche_sdlora.persistence.eventfiles import rewind_events
 from benchmarks import InputSpec, check_folder, make_benchmark
-from experiments.accuracy import AccuracyMatrix, experience_accuracies
-from experiments.arguments import Arguments, dataset_title
+from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
+from experiments.costly import Costly
 from experiments.finished import check_output, finished
 from experiments.interruption import leave, stopped
 from experiments.methods import joined
+from experiments.observed import Observer
+from experiments.options.commandline import Option
 from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
+from experiments.outcome import leave_figures, opening, results_of, show
 from experiments.predict import serving_notes
-from experiments.recipes import published, recipe_of
-from experiments.report import environment, plot_accuracy_matrix, print_report, write_json
+from experiments.report.model_card import write_model_card
 from experiments.resolve import Resolved, resolve
+from experiments.results import write_json
+from experiments.terminal.log import logged
+from experiments.terminal.progress import Progress
 
-COMMAND = run_command("python -m experiments.run", ABOUT)
+Verbosity = Literal["normal", "verbose", "quiet"]
+
+OPTIONS = [
+    Option("verbose", bool, "Print every metric.", "The terminal", nargs=0),
+    Option("quiet", bool, "Print the tables at the end only.", "The terminal", nargs=0),
+]
+COMMAND = run_command("python -m experiments.run", ABOUT, OPTIONS)
 
 
 def run(
-    arguments: Arguments, *, experiences: int | None = None, watch: Callable[[Any], None] = lambda strategy: None
+    arguments: Arguments,
+    *,
+    experiences: int | None = None,
+    watch: Callable[[Any], None] = lambda strategy: None,
+    verbosity: Verbosity = "normal",
 ) -> dict[str, Any]:
     """Make one whole run, and write its files into ``arguments.output``.
 
@@ -51,11 +68,13 @@ def run(
         arguments: The arguments that somebody gave.
         experiences: Only so many experiences of the stream are learned; by default all.
         watch: Called with the strategy before anything is measured or trained; it may add plugins.
+        verbosity: "normal" prints a line on the progress, a line for each experience, and tables at the end;
+            "verbose" every metric too; "quiet" the tables only.
 
     Returns:
         The contents of ``results.json``: the accuracies and their summary, those of the baselines and the published
-        ones, the magnitudes, parameters and reductions after each experience, the whole configuration, versions and
-        seconds.
+        ones, the magnitudes, parameters and reductions after each experience, what figures are drawn from, the whole
+        configuration, versions and seconds.
 
     Raises:
         ValueError: An argument cannot be used; nothing has been trained or written.
@@ -68,6 +87,8 @@ def run(
     resolved = _alike(resolve(arguments))
     arguments, method = resolved.arguments, resolved.method
     output = Path(str(arguments.output))
+    if arguments.figures == "all" and processes.several():
+        raise ValueError("figures='all': for runs of one process; expected 'default' or 'none' for several")
     check_output(output)
     if (results := finished(resolved)) is not None:
         print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
@@ -78,57 +99,79 @@ def run(
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
     model = method.model(backbone, resolved.config)  # the last thing that may be refused
-    print(f"images: {benchmark.source}")
-    print(f"computing in {arguments.precision} on {arguments.device}")
-    loggers = []
-    if processes.is_first():
-        board = TensorboardLogger(str(output / "tensorboard"))
-        loggers = [InteractiveLogger(), board]
-        if not checkpoint.found:
-            rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
-    if method.resumable:
-        print(f"writing to {output}; should this run be killed, the same command with --output {output} continues it")
-    strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=_evaluator(resolved, loggers))
-    watch(strategy)
-    clock.lap("prepare")
-    train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
-    if "baselines" not in notes:
-        found = _baselines(strategy, train, test, arguments.workers) if arguments.baselines else {}
-        notes["baselines"] = {name: [matrix.rows(), matrix.samples.tolist()] for name, matrix in found.items()}
-    clock.lap("baseline")
+    with logged(output / "log.txt") if processes.is_first() else nullcontext():
+        train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
+        stream = joined(train) if method.joint else train
+        quiet = verbosity == "quiet"
+        if not quiet:
+            print(opening(resolved, benchmark.source, train, test))
+        observer = Observer(one_by_one=not method.joint)
+        progress = board = None
+        loggers: list[BaseLogger] = []
+        if processes.is_first():
+            progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=quiet)
+            board = TensorboardLogger(str(output / "tensorboard"))
+            loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
+            if not checkpoint.found:
+                rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
+        evaluator = _evaluator(resolved, observer, loggers)
+        strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=evaluator)
+        watch(strategy)
+        clock.lap("prepare")
+        if "baselines" not in notes:
+            found = _baselines(strategy, train, test, arguments.workers) if arguments.baselines else {}
+            notes["baselines"] = {
+                name: [matrix.rows(), matrix.samples.tolist(), matrix.balanced] for name, matrix in found.items()
+            }
+        clock.lap("baseline")
+        costly = None
+        if arguments.figures == "all" and not method.joint:
+            costly = Costly(strategy, train, test, arguments.workers, notes)
+        clock.lap("figures")
 
-    stream = joined(train) if method.joint else train
-    before = len(test) - len(stream)  # moments at which joint training measures nothing
-    rows: list[list[float] | None] = notes.setdefault("rows", [None] * before)
-    reports: list[dict[str, Any]] = notes.setdefault("reports", [])
-    checkpoint.before_saving = lambda: clock.lap("train")
-    try:
-        for experience in checkpoint.resume(strategy, stream) if method.resumable else stream:
-            strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
-            clock.lap("train")
-            metrics = strategy.eval(test[: len(rows) + 1], num_workers=arguments.workers)
-            rows.append(experience_accuracies(metrics))
-            reports.append(_reports(strategy.model))
-            clock.lap("evaluate")
-    except KeyboardInterrupt:
-        again = f"the same command with --output {output}"
-        raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
+        before = len(test) - len(stream)  # moments at which joint training measures nothing
+        rows: list[list[float] | None] = notes.setdefault("rows", [None] * before)
+        reports: list[dict[str, Any]] = notes.setdefault("reports", [])
+        checkpoint.before_saving = lambda: clock.lap("train")
+        try:
+            for experience in checkpoint.resume(strategy, stream) if method.resumable else stream:
+                strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
+                clock.lap("train")
+                metrics = strategy.eval(test[: len(rows) + 1], num_workers=arguments.workers)
+                rows.append(experience_accuracies(metrics))
+                reports.append({**_reports(strategy.model), "observed": observer.report()})
+                clock.lap("evaluate")
+                if costly is not None:
+                    costly.after(len(reports), observer.solutions.solutions)
+                    clock.lap("figures")
+        except KeyboardInterrupt:
+            again = f"the same command with --output {output}"
+            raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
+        finally:
+            if progress is not None:
+                progress.close()
 
-    results = _results(resolved, benchmark, inputs, strategy, notes)
-    if not processes.is_first():
-        return results
-    board.writer.flush()
-    _show(results, output / "accuracy_matrix.png", arguments.dataset)
-    if method.frozen:
-        save_adapters(
-            strategy.model,
-            output / "adapters.safetensors",
-            class_names=benchmark.class_names,
-            notes=serving_notes(arguments, inputs),
-        )
-    write_json(output / "results.json", results)  # last: a folder that has it holds a finished run
-    checkpoint.remove()
-    print(f"results.json, accuracy_matrix.png, adapters and TensorBoard events are in {output}")
+        observed = observer.results(strategy, reports, before)
+        if costly is not None:
+            observed |= costly.results(rows)
+        if board is None:  # the first process writes the files
+            return results_of(resolved, benchmark, inputs, strategy, notes, observed)
+        if arguments.figures != "none":
+            observed["most_wrong"] = observer.save_most_wrong(output / "figures", test, inputs)
+        results = results_of(resolved, benchmark, inputs, strategy, notes, observed)
+        show(results)
+        if method.frozen:
+            save_adapters(
+                strategy.model,
+                output / "adapters.safetensors",
+                class_names=benchmark.class_names,
+                notes=serving_notes(arguments, inputs),
+            )
+            write_model_card(output / "README.md", results)
+        clock.lap("figures")
+        write_json(output / "results.json", results)  # a folder that has it holds a finished run
+        checkpoint.remove()
+        leave_figures(output, results, board.writer)
     return results
 
 
@@ -196,12 +239,13 @@ def _alike(resolved: Resolved) -> Resolved:
     return dataclasses.replace(resolved, arguments=dataclasses.replace(resolved.arguments, output=output))
 
 
-def _evaluator(resolved: Resolved, loggers: Sequence[Any]) -> EvaluationPlugin:
+def _evaluator(resolved: Resolved, observer: Observer, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
     return EvaluationPlugin(
         accuracy_metrics(epoch=True, experience=True, stream=True),
         loss_metrics(epoch=True, experience=True, stream=True),
         *resolved.method.metrics(),
-        loggers=loggers,
+        *observer.metrics,
+        loggers=list(loggers),
     )
 
 
@@ -223,49 +267,8 @@ def _reports(model: Any) -> dict[str, Any]:
         "magnitudes": model.magnitude_report(),
         "parameters": model.parameter_report(),
         "reductions": [dataclasses.asdict(record) for record in model.reductions],
+        "decisions": model.decision,
     }
-
-
-def _results(
-    resolved: Resolved, benchmark: Any, inputs: InputSpec, strategy: Any, notes: dict[str, Any]
-) -> dict[str, Any]:
-    """The contents of ``results.json``."""
-    arguments, reports = resolved.arguments, notes["reports"]
-    matrix = AccuracyMatrix.from_rows(notes["rows"], [len(e.dataset) for e in benchmark.test_stream])
-    baselines = {name: AccuracyMatrix.from_rows(*found) for name, found in notes["baselines"].items()}
-    same_backbone = arguments.backbone == recipe_of(arguments.dataset, "paper")["backbone"]
-    return {
-        "accuracy_matrix": matrix.rows(),
-        "test_samples": matrix.samples.tolist(),
-        **matrix.summary(),
-        "baselines": {name: {"accuracy_matrix": found.rows(), **found.summary()} for name, found in baselines.items()},
-        "published": published(arguments.dataset, len(matrix)) if same_backbone else {},
-        **{name: [report[name] for report in reports] for name in reports[0]},
-        "trainable_parameters": sum(p.numel() for group in strategy.optimizer.param_groups for p in group["params"]),
-        "seed": arguments.seed,
-        "class_order": benchmark.class_order,
-        "images": benchmark.source,
-        "images_digest": benchmark.digest,
-        "images_skipped": list(benchmark.skipped),
-        "inputs": dataclasses.asdict(inputs),
-        "method": resolved.method.label,
-        "config": resolved.described(),
-        "arguments": arguments.flat(),
-        "environment": environment(),
-        "seconds": notes["seconds"],
-    }
-
-
-def _show(results: dict[str, Any], picture: Path, dataset: str) -> None:
-    """Print the tables of a run, and draw its accuracy matrix."""
-    matrix = AccuracyMatrix.from_rows(results["accuracy_matrix"], results["test_samples"])
-    frozen = {
-        f"{name.replace('_', ' ')}, frozen": AccuracyMatrix.from_rows(found["accuracy_matrix"], results["test_samples"])
-        for name, found in results["baselines"].items()
-    }
-    others = {f"published: {name}": summary for name, summary in results["published"].items()}
-    print_report(results["method"], matrix, frozen | others, parameters=results["parameters"][-1])
-    plot_accuracy_matrix(picture, matrix, f"{results['method']} on {dataset_title(dataset)}")
 
 
 class _Stopwatch:
@@ -288,7 +291,11 @@ def main() -> None:
         processes.start()
         if not processes.is_first():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
-        run(Arguments.from_flat(COMMAND.parse()))
+        given = COMMAND.parse()
+        chosen = [option.name for option in OPTIONS if given.pop(option.name, False)]
+        if len(chosen) > 1:
+            raise ValueError("--verbose and --quiet: expected one of them")
+        run(Arguments.from_flat(given), verbosity=chosen[0] if chosen else "normal")  # type: ignore[arg-type]
     except KeyboardInterrupt as interrupt:
         leave(interrupt)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:

@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.adapter.linear import projections_of
+from avalanche_sdlora.config import PUBLISHED_TRAINING
 
-MLP = SDLoRAConfig(rank=2, targets="*")
+MLP = SDLoRAConfig(rank=2, targets="*", held_out=None, **PUBLISHED_TRAINING)
 
 
 def multiplies_bfloat16():
@@ -146,3 +147,8 @@ class Watch(SupervisedPlugin):
 
 def trainable(strategy):
     return [p for group in strategy.model.trainable_groups().values() for p in group]
+
+
+def plain(**settings):
+    """A config that trains and predicts as published, but for ``settings``."""
+    return SDLoRAConfig(**{**PUBLISHED_TRAINING, **settings})

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
 from avalanche_sdlora import Checkpoint, SDLoRAPlugin
-from avalanche_sdlora.training.metrics import magnitude_metrics
+from avalanche_sdlora.metrics import magnitude_metrics
 from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
 
 

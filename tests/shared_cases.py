@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from avalanche_sdlora import Checkpoint, FirstSessionPlugin, SDLoRAConfig, SDLoRAPlugin, processes
+from avalanche_sdlora import Checkpoint, SDLoRAConfig, SDLoRAPlugin, processes
 from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
 from avalanche_sdlora.methods.lora import LoRAPlugin
@@ -26,7 +26,7 @@ from avalanche_sdlora.methods.lwf import LwFPlugin
 from avalanche_sdlora.processes import lifeline
 from avalanche_sdlora.training.shared_work import check_shared
 from experiments.studies.processes import Traffic, step_bytes
-from tests.common import MLP, mlp, points_stream, snapshot, strategy_for
+from tests.common import MLP, mlp, plain, points_stream, snapshot, strategy_for
 from tests.interrupted import Noise
 from tests.streams import STREAMS
 
@@ -79,7 +79,7 @@ def template(kind, scheduled=False, **own):
     def make(model, config, plugins, **settings):
         optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
         if scheduled:
-            plugins = [FirstSessionPlugin(3, 0.02), LRSchedulerPlugin(StepLR(optimizer, 1, 0.5)), *plugins]
+            plugins = [LRSchedulerPlugin(StepLR(optimizer, 1, 0.5)), *plugins]
         settings |= {"model": model, "optimizer": optimizer, "criterion": nn.CrossEntropyLoss()}
         return kind(plugins=[SDLoRAPlugin(config), *plugins], **own, **settings)
 
@@ -87,14 +87,16 @@ def template(kind, scheduled=False, **own):
 
 
 HEADS = {
-    kind: SDLoRAConfig(rank=2, targets="*", head=kind, drift="linear", expansion=30)
+    kind: plain(rank=2, targets="*", head=kind, drift="linear", expansion=30, held_out=None)
     for kind in ("ncm", "lda", "ridge", "random_ridge")
 }
-REDUCED = SDLoRAConfig(rank=4, targets="*", energy=0.9, rank_budget=6, kd_tolerance=0.5)
+CHOSEN = SDLoRAConfig(rank=2, targets="*", expansion=30)
+REDUCED = plain(rank=4, targets="*", energy=0.9, rank_budget=6, kd_tolerance=0.5)
 WEIGHTED = nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2, 10), label_smoothing=0.1)
 
 CASES = {
     "default": lambda folder: learn(),
+    "chosen": lambda folder: learn(CHOSEN),
     "float32": lambda folder: learn(dtype=torch.float32),
     "no labels": lambda folder: learn(stream=STREAMS["class-incremental"]),
     "tasks": lambda folder: learn(stream=STREAMS["task-incremental, labels restart"]),

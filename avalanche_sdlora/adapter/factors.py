@@ -52,6 +52,20 @@ def spectrum(A: Tensor, B: Tensor) -> Spectrum:
     return Spectrum(Q_B @ U, S, Vh @ Q_A.T)
 
 
+def gram_of_directions(A: Tensor, B: Tensor, owner: Tensor, t: int) -> Tensor:
+    """``<D_i, D_j>_F (t, t)`` of the ``t`` directions ``D_k`` that the columns of ``B A`` belong to.
+
+    Args:
+        A: ``(R, in)``, in the precision of the result.
+        B: ``(out, R)``.
+        owner: ``(R,)``, the direction of each column, below ``t``.
+        t: Number of directions; one without columns is zero.
+    """
+    columns = (B.T @ B) * (A @ A.T)  # (R, R)
+    gram = columns.new_zeros(t, len(A)).index_add_(0, owner, columns)
+    return gram.new_zeros(t, t).index_add_(1, owner, gram)
+
+
 class Fit(NamedTuple):
     """How well frozen directions explain a new one."""
 
@@ -81,9 +95,7 @@ def fit_direction(A: Tensor, B: Tensor, bank_A: Tensor, bank_B: Tensor, owner: T
     A, B = A / A.norm().clamp(min=_TINY), B / B.norm().clamp(min=_TINY)
     owner = torch.cat([owner, owner.new_full((len(A),), t)])  # the new direction comes last
     A, B = torch.cat([bank_A, A]), torch.cat([bank_B, B], dim=1)
-    columns = (B.T @ B) * (A @ A.T)  # (R + r, R + r)
-    gram = columns.new_zeros(t + 1, len(A)).index_add_(0, owner, columns)
-    gram = gram.new_zeros(t + 1, t + 1).index_add_(1, owner, gram)  # <D_i, D_j>_F
+    gram = gram_of_directions(A, B, owner, t + 1)
     norms = gram.diagonal().clamp(min=0).sqrt()
     if norms[t] < _NOTHING:
         return Fit(norms.new_zeros(t), 0.0)

@@ -61,6 +61,11 @@ class SDLoRALinear(nn.Module):
         object.__setattr__(self, "_magnitudes", magnitudes)  # a reference, not a submodule
         self.columns = columns
 
+    @property
+    def magnitudes(self) -> Magnitudes:
+        """The magnitudes of the model that the layer belongs to."""
+        return self._magnitudes
+
     def updates(self) -> list[Update]:
         """The update of each projection at the present magnitudes; none before the first experience or switched off."""
         alpha = self._magnitudes.values()  # (t, columns)
@@ -152,6 +157,11 @@ class SDLoRALinear(nn.Module):
 def projections_of(module: nn.Module) -> list[Projection]:
     """Every projection below ``module``, in the order of ``modules()``."""
     return [m for m in module.modules() if isinstance(m, Projection)]
+
+
+def adapters_of(module: nn.Module) -> dict[str, SDLoRALinear]:
+    """Every adapted layer below ``module`` by its name, in the order of ``named_modules()``."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, SDLoRALinear)}
 
 
 class _Merged:

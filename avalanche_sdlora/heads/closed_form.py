@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
-from avalanche_sdlora.heads.drift import DriftMoments, Frame
+from avalanche_sdlora.heads.candidates import KINDS, candidates
+from avalanche_sdlora.heads.drift import Frame
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
-from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-from avalanche_sdlora.processes import all_sum, from_first
+from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, project, space_of
+from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
 
-_FITS: dict[str, Callable[[FeatureStatistics], tuple[Any, ...]]] = {
-    "ncm": fit_ncm,
-    "lda": fit_lda,
-    "ridge": fit_ridge,
-    "random_ridge": fit_ridge,
-}
+
+class Lesson(NamedTuple):
+    """What :meth:`ClosedFormHead.learn` decided, and on what grounds.
+
+    Attributes:
+        kept: Whether what the experience taught the features is kept; otherwise the head was made for the features
+            before it, and the model must go back to them.
+        classifier: The name of the classifier that predicts from now on.
+        held_out: Number of the experience's images that were held out.
+        right: How many of them the head has right that was made without them, on the features that are taken.
+        right_before: How many on the features before the experience; None where they were not compared.
+        hits: By name, how many of all images held out so far each classifier had right: those of the first experience
+            as they were at its end, those of later ones as images of old classes are recognised.
+        penalty: Of a ridge regression.
+        temperature: What the scores were divided by.
+    """
+
+    kept: bool
+    classifier: str
+    held_out: int
+    right: int
+    right_before: int | None
+    hits: dict[str, int]
+    penalty: float | None
+    temperature: float
 
 
 class ClosedFormHead(GrowingModule):
@@ -32,59 +51,82 @@ class ClosedFormHead(GrowingModule):
 
     Kinds, with the functions of this package that solve them: ``"ncm"`` (``discriminant.fit_ncm``), ``"lda"``
     (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
-    after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251).
+    after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
+    ``"auto"`` the statistics for all of them are gathered, and after every experience the one predicts that was right
+    most often on the images held out so far. Scores are divided by the temperature under which those images are most
+    likely, so that their softmax is a probability.
 
-    Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion) and ``C``
-    classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``; the random matrix,
-    ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the ``n`` images of the
-    present experience alone ``4 n d`` from its beginning to its end, at which it is ``8 (n d + 2 d^2 + 2 d + 2)``.
+    Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
+    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``;
+    the random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the
+    ``n`` images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
+    ``8 (2 d^2 + 2 d + 2)``.
 
     Args:
         features: Size ``d`` of a feature.
-        kind: One of the four.
+        kind: One of the four, or "auto".
         drift: ``"linear"``: features that move are followed, as :class:`avalanche_sdlora.heads.drift.Frame` describes.
             ``"none"``: statistics of all experiences are added up as if nothing moved.
-        expansion: ``M``.
+        expansion: ``M``; None: see :func:`avalanche_sdlora.heads.candidates.candidates`.
         seed: Draws the expansion.
 
     Attributes:
         learning: Whether an experience has begun that has not been learned yet; then it is not :attr:`ready`.
+        candidates: What may be chosen.
+        chosen: The index of what predicts.
+        penalty: Of that, if it is a ridge regression, once it is solved.
+        temperature: What its scores have been divided by.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    GROWING: ClassVar = {"weight": (0,), "bias": (0,), "before": (0,)}
+    GROWING: ClassVar = {"weight": (0, 1), "bias": (0,), "before": (0,)}
 
     weight: Tensor
     bias: Tensor
     before: Tensor
 
-    def __init__(self, features: int, kind: str, drift: str = "none", expansion: int = 2000, seed: int = 0) -> None:
+    def __init__(
+        self, features: int, kind: str = "auto", drift: str = "none", expansion: int | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
-        if kind not in _FITS:
-            raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, _FITS))}")
+        if kind not in (*KINDS, "auto"):
+            raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, (*KINDS, 'auto')))}")
         if drift not in ("none", "linear"):
             raise ValueError(f"drift={drift!r}: expected 'none' or 'linear'")
-        if type(expansion) is not int or expansion < 1:
-            raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1")
-        self.kind = kind
+        if expansion is not None and (type(expansion) is not int or expansion < 1):
+            raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1, or None")
         self.learning = False
-        self.expand = RandomExpansion(features, expansion, seed) if kind == "random_ridge" else nn.Identity()
-        self.size = expansion if kind == "random_ridge" else features
-        self.statistics = FeatureStatistics(self.size)  # of each row of the linear head, by its index
-        self.register_buffer("weight", torch.empty(0, self.size, dtype=torch.float64))  # (rows, D)
+        self.penalty: float | None = None
+        self.temperature = 1.0
+        self.candidates = candidates(kind, expansion)
+        self.chosen = 0
+        units = max(c.units for c in self.candidates)
+        self.expand = RandomExpansion(features, units, seed) if units else None
+        sizes = {space_of(c): units if c.units else features for c in self.candidates}
+        self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
+        self._trials = Trials(self.candidates, self.expand)
+        self.evidence = Evidence(len(self.candidates))
+        self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
         self.frame = Frame(features) if drift == "linear" else None
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
 
     def get_extra_state(self) -> Tensor:
-        """``learning``: a plain attribute otherwise, so that reading it never waits for a device."""
-        return torch.tensor(self.learning)
+        """``learning`` and ``chosen``: plain attributes otherwise, so that reading them never waits for a device."""
+        return torch.tensor([int(self.learning), self.chosen])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Set ``learning`` from a state dict."""
-        self.learning = bool(state)
+        """The opposite of :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: No such candidate.
+        """
+        learning, chosen = map(int, state)
+        if not 0 <= chosen < len(self.candidates):
+            raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
+        self.learning, self.chosen = bool(learning), chosen
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -96,6 +138,16 @@ class ClosedFormHead(GrowingModule):
 
         super()._apply(applied, recurse)
         return self
+
+    @property
+    def _size(self) -> int:
+        """``D`` of the classifier that predicts."""
+        return self.candidates[self.chosen].units or self.statistics.second.shape[0]
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """What the classifier that predicts is made from; classes are rows of the linear head."""
+        return self.sums[space_of(self.candidates[self.chosen])]  # type: ignore[return-value]
 
     @property
     def ready(self) -> bool:
@@ -117,7 +169,7 @@ class ClosedFormHead(GrowingModule):
             ValueError: There are none, in any process.
         """
         features = [x.to(self.before.dtype) for x in batches]
-        if not _total(sum(map(len, features)), self.before.device):
+        if not int(all_sum(torch.tensor(sum(map(len, features)), device=self.before.device))):
             raise ValueError("batches: empty; expected the features of an experience's images")
         self.replace("before", torch.cat([self.before[:0], *features]))
 
@@ -128,95 +180,150 @@ class ClosedFormHead(GrowingModule):
 
     @torch.no_grad()
     def learn(
-        self, batches: Iterable[tuple[Tensor, Tensor]], rows: int, *, repeats: bool = False, anew: bool = False
-    ) -> None:
-        """Adds an experience to the statistics, and solves.
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        rows: int,
+        *,
+        held: Tensor | None = None,
+        competing: Tensor | None = None,
+        repeats: bool = False,
+        anew: bool = False,
+        may_go_back: bool = False,
+    ) -> Lesson:
+        """Adds an experience to the statistics, chooses a classifier, and solves it.
+
+        Where images are held out, the candidates are first made without them and judged by them; then those images,
+        too, are added to the statistics.
 
         Args:
             batches: Its features ``(n, d)`` and the rows ``(n,)`` of their classes, in batches; the images in the order
-                of :meth:`remember`. In several processes, those of each one's own images: their sums are summed over
-                the processes, and the first of them solves.
+                of :meth:`remember`. In several processes, those of each one's own images: all of them are gathered, and
+                the first process decides and solves.
             rows: Number of rows of the linear head.
+            held: ``(n,)``, which images were held out from training; None: none.
+            competing: The rows that held-out images are classified among; None: all that have samples.
             repeats: The images are those of the experience learned last, whose features as they are in the statistics
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
+            may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
+                are clearly better on the images held out.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
                 fewer rows than classes. Statistics and solution are then as they were.
         """
-        frame = copy.deepcopy(self.frame)
-        try:
-            old, new = self._gather(batches, repeats, anew)
-            if not len(new.labels):
-                raise ValueError("batches: without images; expected those of an experience")
-            if int(new.labels.max()) >= rows:
-                raise ValueError(
-                    f"rows={rows}: the linear head must have a row for each class, got {int(new.labels.max())}"
-                )
-        except ValueError:
-            self.frame = frame
-            raise
+        x, y, before = self._collected(batches)
+        self.replace("before", before)
+        held = torch.zeros(len(y), dtype=torch.bool) if held is None else held
+        images = Images(x, y, held.to(y.device), competing)
+
+        def work() -> tuple[Lesson, dict[str, Tensor]]:
+            lesson = self._learn(images, rows, repeats=repeats, anew=anew, may_go_back=may_go_back)
+            return lesson, self.state_dict()
+
+        lesson, state = from_first(work)
+        if not is_first():
+            self.load_state_dict(state)
+        return lesson
+
+    def _learn(self, images: Images, rows: int, *, repeats: bool, anew: bool, may_go_back: bool) -> Lesson:
+        """:meth:`learn` from the images of all processes."""
+        x, y, held, _ = images
+        if not len(y):
+            raise ValueError("batches: without images; expected those of an experience")
+        if int(y.max()) >= rows:
+            raise ValueError(f"rows={rows}: the linear head must have a row for each class, got {int(y.max())}")
+        if not anew and len(self.before) not in (0, len(x)):
+            raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
+        base, frame = self._so_far(y, repeats, anew)
+        remembered = len(self.before) > 0 and not anew
+        after = before = None
+        if torch.isfinite(x).all():
+            moves = remembered and len(self.statistics.labels) > 0
+            after = self._trials.attempt(images, base, followed(frame, self.before, x) if moves else frame)
+        elif not (remembered and may_go_back):
+            raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
+        if remembered and may_go_back:
+            known = [] if after is None else [solved.penalty for solved in after.solved]
+            before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
+        taken = self._better(before, after)
+        verdict = taken.verdict
+        if before is not None and taken is after and len(self.statistics.labels):
+            verdict = self._trials.of_old_classes(before, self.before, images) or verdict
+        self._commit(taken, verdict, rows, anew)
+        return Lesson(
+            kept=taken is after,
+            classifier=self.candidates[self.chosen].name,
+            held_out=int(held.sum()),
+            right=0 if taken.verdict is None else int(taken.verdict.right[self.chosen].sum()),
+            right_before=None if before is None or before.verdict is None else int(self._right(before).sum()),
+            hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
+            penalty=self.penalty,
+            temperature=self.temperature,
+        )
+
+    def _so_far(self, y: Tensor, repeats: bool, anew: bool) -> tuple[dict[str, FeatureStatistics], Frame | None]:
+        """The statistics that count beside the experience's images of the rows ``y (n,)``, and their frame."""
+        sums: dict[str, FeatureStatistics] = dict(self.sums.items())  # type: ignore[arg-type]
         if anew:
-            self.statistics.clear()
-        self.statistics.add(old, -1)
-        self.statistics.add(new)
-        self.replace("before", self.before[:0])
-        self._solve(rows)
-        self.learning = False
+            empty = {space: FeatureStatistics(len(s.second)).to(y.device) for space, s in sums.items()}
+            return empty, None if self.frame is None else Frame(len(self.frame.bias)).to(y.device)
+        base = {space: s.copy() for space, s in sums.items()}
+        if repeats and len(self.before):
+            for space, s in self._trials.gathered(self.before, y, self.frame, base).items():
+                base[space].add(s, -1)
+        return base, self.frame
 
-    def _gather(
-        self, batches: Iterable[tuple[Tensor, Tensor]], repeats: bool, anew: bool
-    ) -> tuple[FeatureStatistics, FeatureStatistics]:
-        """The statistics that :meth:`learn` takes out, and those that it adds; the frame follows the features."""
-        old, new = (FeatureStatistics(self.size).to(self.weight.device) for _ in range(2))
-        if not anew and _total(len(self.before), self.before.device):
-            # All features are needed twice: the frame must be known before the first is added to the statistics.
-            batches = [(x.to(self.before.dtype), y) for x, y in batches]
-            seen = sum(len(x) for x, _ in batches)
-            if _total(int(len(self.before) != seen), self.before.device):
-                raise ValueError(
-                    f"batches: {seen} images, but {len(self.before)} were remembered before the experience"
-                )
-            pairs = list(zip(self.before.split([len(x) for x, _ in batches]), batches))
-            if repeats:
-                for x, (_, y) in pairs:
-                    old.update(self._project(x), y)
-                old.sum_over_processes()
-            if self.frame is not None:
-                moments = DriftMoments(self.before.shape[1]).to(self.before.device)
-                for x, (z, _) in pairs:
-                    moments.update(x, z)
-                moments.sum_over_processes()
-                if moments.n > 1:
-                    self.frame.load_state_dict(from_first(lambda: self._followed(moments)))
-        if anew and self.frame is not None:
-            self.frame.reset()
-        for x, y in batches:
-            new.update(self._project(x), y)
-        new.sum_over_processes()
-        return old, new
+    def _better(self, before: Trial | None, after: Trial | None) -> Trial:
+        """The features after an experience, unless those before it are clearly better or the only ones there are."""
+        if after is None or (before is not None and clearly_worse(self._right(after), self._right(before))):
+            assert before is not None
+            return before
+        return after
 
-    def _followed(self, moments: DriftMoments) -> dict[str, Tensor]:
-        frame = copy.deepcopy(self.frame)
-        assert frame is not None
-        frame.follow(moments.fit())
-        return frame.state_dict()
+    def _right(self, trial: Trial) -> Tensor:
+        """Where the classifier that a trial would choose is right on its held-out images, ``(n,)``."""
+        if trial.verdict is None:
+            return torch.zeros(0, dtype=torch.bool)
+        return trial.verdict.right[self.evidence.best(trial.verdict)]
 
-    def _solve(self, rows: int) -> None:
-        weight, bias, *_ = from_first(lambda: tuple(_FITS[self.kind](self.statistics)), self.weight.device)
+    def _collected(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """All features ``(n, d)``, which are needed several times, the rows of their classes, and those remembered.
+
+        They are those of all processes, in the order of the data set.
+        """
+        pairs = [(x if x.dtype == torch.float64 else x.to(self.before.dtype), y) for x, y in batches]
+        if pairs:
+            x, y = (torch.cat(column) for column in zip(*pairs))
+        else:
+            x, y = self.before[:0], self.statistics.labels[:0]
+        x, y = gather_rows(x, y)
+        return x, y, gather_rows(self.before)[0]
+
+    def _commit(self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool) -> None:
+        """Makes a trial the state of this head, with the candidate that has the most hits, ``verdict`` included."""
+        if anew:
+            self.evidence.clear()
+        if verdict is not None:
+            self.evidence.add(verdict)
+        self.frame = trial.frame
+        for space, sums in trial.base.items():
+            sums.add(trial.held[space])
+            self.sums[space] = sums
+        self.chosen = self.evidence.best()
+        known = trial.solved[self.chosen].penalty if trial.solved else None
+        weight, bias, self.penalty = self.candidates[self.chosen].solve(self.statistics, known)
+        self.temperature = self.evidence.temperature(self.chosen)
         index = self.statistics.labels
-        self.replace("weight", weight.new_zeros(rows, self.size).index_copy_(0, index, weight))
-        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias))
-
-    def _project(self, x: Tensor) -> Tensor:
-        """Features ``(n, d)`` as the statistics see them, ``(n, D)``."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.expand(x if self.frame is None else self.frame(x))
+        self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
+        self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias / self.temperature))
+        self.replace("before", self.before[:0])
+        self.learning = False
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
-        h = self._project(features)
+        units = self.candidates[self.chosen].units
+        h = project(features, self.frame, self.expand if units else None, units or None)
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
@@ -228,13 +335,9 @@ class ClosedFormHead(GrowingModule):
             ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first.
         """
         A, c = (None, None) if self.frame is None else (self.frame.weight, self.frame.bias)
-        if isinstance(self.expand, RandomExpansion):
-            return self.expand.plain(A, c), self.weight, self.bias
+        units = self.candidates[self.chosen].units
+        if self.expand is not None and units:
+            return self.expand.plain(A, c, units), self.weight, self.bias
         if A is None or c is None:
             return None, self.weight, self.bias
         return None, self.weight @ A, self.bias + self.weight @ c
-
-
-def _total(n: int, device: torch.device) -> int:
-    """The sum of a number over all processes."""
-    return int(all_sum(torch.tensor(n, device=device)))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.heads.ridge import solve_ridge
-from avalanche_sdlora.processes import all_sum
 
 
 class DriftMap(NamedTuple):
@@ -61,12 +60,6 @@ class DriftMoments(nn.Module):
         self.moments += torch.stack([x.T @ x, v.T @ x])
         self.spread += v.square().sum()
 
-    @torch.no_grad()
-    def sum_over_processes(self) -> None:
-        """Puts the moments of all processes' images in place of those of this one's, with the same bits in each."""
-        for name, own in list(self.named_buffers()):
-            setattr(self, name, all_sum(own))
-
     def fit(self) -> DriftMap:
         """The affine map by least squares, shrunk towards the identity.
 
@@ -84,7 +77,7 @@ class DriftMoments(nn.Module):
         xx = self.moments[0] - self.n * torch.outer(mean_x, mean_x)
         vx = self.moments[1] - self.n * torch.outer(mean_v, mean_x)
         spread = self.spread - self.n * mean_v.square().sum()
-        D, penalty, _ = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
+        D, penalty = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
         weight = torch.eye(len(D), dtype=D.dtype, device=D.device) + D
         return DriftMap(weight, mean_v - D @ mean_x, penalty)
 

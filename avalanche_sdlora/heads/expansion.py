@@ -37,14 +37,20 @@ class RandomExpansion(nn.Module):
         numbers = np.random.RandomState(int(self.seed)).standard_normal((features, units))
         self.weight.copy_(torch.from_numpy(numbers).T)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(n, d)`` to ``(n, M)``."""
-        return torch.nn.functional.linear(x, self.weight.to(x.dtype)).relu()
+    def forward(self, x: Tensor, units: int | None = None) -> Tensor:
+        """``(n, d)`` to ``(n, M)``, or to the first ``units`` of them."""
+        return torch.nn.functional.linear(x, self.weight[:units].to(x.dtype)).relu()
 
     @torch.no_grad()
-    def plain(self, A: Tensor | None = None, c: Tensor | None = None) -> nn.Sequential:
-        """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``."""
-        P = self.weight.double()
+    def plain(self, A: Tensor | None = None, c: Tensor | None = None, units: int | None = None) -> nn.Sequential:
+        """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``.
+
+        Args:
+            A: ``(d, d)``, or None.
+            c: ``(d,)``, or None.
+            units: Only the first so many columns of ``P``; None: all.
+        """
+        P = self.weight[:units].double()
         weight = P if A is None else P @ A
         bias = P.new_zeros(len(P)) if c is None else P @ c
         return nn.Sequential(linear_layer(weight.to(self.weight), bias), nn.ReLU())

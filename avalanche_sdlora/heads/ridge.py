@@ -23,13 +23,16 @@ class Solution(NamedTuple):
 
     weight: Tensor  # (k, d)
     penalty: float
-    freedom: float  # degrees of freedom that are left, n - df
 
 
 def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ridge:
-    """``argmin_{W, b} sum_i ||W x_i + b - e_{y_i}||^2 + penalty ||W||_F^2`` over all samples summed up so far.
+    """``argmin_{W, b} sum_c (n / C n_c) sum_{i: y_i = c} ||W x_i + b - e_c||^2 + penalty ||W||_F^2``.
 
-    Features and indicators are centred, which leaves the intercept unpenalised.
+    Every class has the weight of ``n / C`` samples, however many of the ``n`` are its own, so that a class with a
+    hundred times the images of the others does not swallow them. Its second moments are taken about its mean, where
+    the classes share those of all samples (as linear discriminants do), and from its mean. For classes of equal size
+    that is ordinary ridge regression, exactly. Features and indicators are centred, which leaves the intercept
+    unpenalised.
 
     Args:
         statistics: Of at least one sample.
@@ -41,12 +44,14 @@ def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ri
     n = statistics.counts.sum()
     if n < 1:
         raise ValueError("statistics: of no samples; a regression needs at least one")
-    mean = statistics.sums.sum(0) / n  # (d,)
-    share = statistics.counts / n  # (classes,), the mean indicator
-    gram = statistics.second - n * torch.outer(mean, mean)  # (d, d)
-    cross = statistics.sums - n * torch.outer(share, mean)  # (classes, d)
-    spread = (statistics.counts * (1 - share)).sum()  # of the indicators
-    weight, penalty, _ = solve_ridge(gram, cross, spread, n, statistics.second.trace(), penalty)
+    m = statistics.means  # (classes, d)
+    share = torch.full_like(statistics.counts, 1 / len(m))  # (classes,), the mean indicator
+    mean = m.mean(0)  # (d,)
+    cross = (n / len(m)) * (m - mean)  # (classes, d)
+    # Moments about the class means, then between them: with equal counts, those about the mean of all.
+    gram = statistics.second - statistics.sums.T @ m + cross.T @ (m - mean)  # (d, d)
+    spread = n * (1 - share[0])  # of the indicators
+    weight, penalty = solve_ridge(gram, cross, spread, n, statistics.second.trace(), penalty)
     return Ridge(weight, share - weight @ mean, penalty)
 
 
@@ -74,6 +79,9 @@ def solve_ridge(
     """
     if penalty is not None and not penalty > 0:
         raise ValueError(f"penalty={penalty!r}: expected a number above 0, or None")
+    if penalty is not None and penalty > 100 * rounding(size):  # then no direction is lost in rounding
+        factor = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+        return Solution(torch.cholesky_solve(cross.T, factor).T, float(penalty))
     s, V = torch.linalg.eigh(gram)
     varies = s > rounding(size)
     s = torch.where(varies, s, 0)
@@ -90,7 +98,7 @@ def solve_ridge(
     # Without a degree of freedom left nothing can be said of a candidate.
     score = torch.where(freedom > 1e-6 * n, residual / freedom.square(), torch.inf)
     best = int((score <= score.min() * (1 + 1e-9)).nonzero()[-1])
-    return Solution((z * shrunk[best]) @ V.T, float(candidates[best]), float(freedom[best]))
+    return Solution((z * shrunk[best]) @ V.T, float(candidates[best]))
 
 
 def rounding(size: Tensor) -> Tensor:

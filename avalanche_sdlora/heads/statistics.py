@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -91,6 +92,19 @@ class FeatureStatistics(GrowingModule):
         for name in self.GROWING:
             self.replace(name, getattr(self, name)[:0])
         self.second.zero_()
+
+    def of_first(self, features: int) -> FeatureStatistics:
+        """The statistics of the first ``features`` alone, which a larger set contains."""
+        if features == len(self.second):
+            return self
+        part = FeatureStatistics(0)
+        part.second = self.second[:features, :features]
+        part.labels, part.counts, part.sums = self.labels, self.counts, self.sums[:, :features]
+        return part
+
+    def copy(self) -> FeatureStatistics:
+        """Statistics of their own with equal contents."""
+        return copy.deepcopy(self)
 
     def _rows(self, labels: Tensor) -> Tensor:
         """The row of each label ``(n,)``; a label not seen before gets one."""

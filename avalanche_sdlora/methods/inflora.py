@@ -74,7 +74,7 @@ class InfLoRAPlugin(LoRAPlugin, supports_distributed=True):  # type: ignore[call
     def _moments(self, strategy: Any, num_workers: int) -> dict[str, Tensor]:
         """Second moment ``(in, in)`` of the inputs of every adapted layer, float64."""
         with _listening(strategy.model) as moments:
-            for _ in present_features(strategy.model, strategy, num_workers):
+            for _ in present_features(strategy.model, strategy, strategy.adapted_dataset, num_workers):
                 pass
         return moments
 

@@ -41,7 +41,7 @@ class Lifeline(threading.Thread):
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         super().__init__(name="lifeline", daemon=True)
         self._store, self._rank, self._size = store, rank, size
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self._beats = 0
         self._seen = {other: ("", time.monotonic()) for other in range(size) if other != rank}
         self._beat()
@@ -51,13 +51,13 @@ class Lifeline(threading.Thread):
 
     def run(self) -> None:
         """Beats and looks, until the process ends."""
-        while not self._stop.wait(EVERY):
+        while not self._ending.wait(EVERY):
             try:
                 self._beat()
                 lost = self._silent()
             except RuntimeError:  # the store is gone, and with it whoever kept it
                 kept = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-                if self._stop.is_set() or self._has_ended(0):
+                if self._ending.is_set() or self._has_ended(0):
                     return
                 self._die(f"{kept} was lost: the processes' common store cannot be reached")
             else:
@@ -66,7 +66,7 @@ class Lifeline(threading.Thread):
 
     def stop(self, last_words: str = _ENDED) -> None:
         """Says that this process ends, and why."""
-        self._stop.set()
+        self._ending.set()
         try:
             self._store.set(_key("life", self._rank), last_words)
             keeps = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -145,7 +145,7 @@ def begin() -> None:
 
 def end() -> None:
     """Says that this process ends as it should."""
-    if _lifeline is not None and not _lifeline._stop.is_set():
+    if _lifeline is not None and not _lifeline._ending.is_set():
         _lifeline.stop()
 
 

@@ -119,6 +119,11 @@ def _changes_directions(thing: Any, config: SDLoRAConfig, model: nn.Module) -> b
     return bool(config.target_patterns) and config.directions != "single"
 
 
+def _updates_copies(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
+    """MER is made from the template of meta-learning, but takes the optimizer's own steps."""
+    return not isinstance(thing, avalanche.training.MER)
+
+
 def _closed_form(thing: Any, config: SDLoRAConfig, model: nn.Module) -> bool:
     return config.head != "linear"
 
@@ -216,7 +221,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "CWRStarPlugin",
         "it sets rows of the last nn.Linear by class label and freezes everything else after the first experience",
-        "SDLoRAConfig(head=...) with a head in closed form, and FirstSessionPlugin for smaller steps after it",
+        "SDLoRAConfig() with its head in closed form, and directions='first' where nothing is to adapt after it",
     ),
     Refusal(
         "CoPEPlugin",
@@ -262,6 +267,7 @@ REFUSALS: tuple[Refusal, ...] = (
         "SupervisedMetaLearningTemplate",
         "its inner updates, as those of LaMAML, change copies of the model and bypass the optimizer and the criterion",
         "Replay or AGEM",
+        when=_updates_copies,
     ),
     Refusal(
         "DER",

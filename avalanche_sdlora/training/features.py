@@ -43,9 +43,9 @@ def own_part(data: Any) -> Any:
 
 
 def present_features(
-    model: SDLoRAModel, strategy: Any, num_workers: int = 0
+    model: SDLoRAModel, strategy: Any, data: Any, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """:func:`feature_batches` of the present experience's training images, in evaluation mode.
+    """:func:`feature_batches` of ``data``, in evaluation mode.
 
     Each of several processes gets those of its own part (:func:`own_part`); what is summed up from them must then be
     summed over the processes.
@@ -54,11 +54,12 @@ def present_features(
 
     Args:
         model: The model.
-        strategy: Its experience, device and evaluation batch size (of all processes together) are used.
+        strategy: Its device and evaluation batch size (of all processes together) are used.
+        data: The present experience's training images, an Avalanche data set.
         num_workers: Loader processes.
     """
     training = model.training
-    data = own_part(strategy.adapted_dataset)
+    data = own_part(data)
     if not len(data):
         return
     try:

@@ -63,13 +63,22 @@ class RestorePoint:
     """
 
     def __init__(self, model: Any, criterion: Any, optimizer: Any, keep_state: bool) -> None:
-        self.learned = {n: t.clone() for n, t in learned_state(model).items() if not n.startswith(_UNCHANGED)}
+        self.learned = _copied(model, _UNCHANGED)
+        self.begun: dict[str, Tensor] = {}
         self.criterion = {name: t.clone() for name, t in criterion.state_dict().items()}
         held = optimizer.state_dict()["state"] if keep_state else {}
         self.optimizer = {
             i: {key: value.clone() if isinstance(value, Tensor) else value for key, value in entry.items()}
             for i, entry in held.items()
         }
+
+    def keep_begun(self, model: Any) -> None:
+        """Remembers what the model is once the experience has begun, before it is trained, for :meth:`begin_again`."""
+        self.begun = _copied(model, _UNCHANGED, "head.")
+
+    def begin_again(self, model: Any) -> None:
+        """Takes back what training has changed but the linear head, so that the function is that of before."""
+        model.load_state_dict(self.begun, strict=False)
 
     def restore(self, model: Any, criterion: Any, optimizer: Any) -> None:
         """Puts the state back; the optimizer holds the parameters that trained then."""
@@ -86,11 +95,21 @@ class RestorePoint:
 
     def state(self) -> dict[str, Any]:
         """The state as tensors by name, for :meth:`from_state`."""
-        return {"learned": self.learned, "criterion": self.criterion, "optimizer": self.optimizer}
+        return {
+            "learned": self.learned,
+            "begun": self.begun,
+            "criterion": self.criterion,
+            "optimizer": self.optimizer,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> RestorePoint:
         """The state that another process has saved."""
         point = cls.__new__(cls)
-        point.learned, point.criterion, point.optimizer = (state[k] for k in ("learned", "criterion", "optimizer"))
+        for name in ("learned", "begun", "criterion", "optimizer"):
+            setattr(point, name, state[name])
         return point
+
+
+def _copied(model: Any, *without: str) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in learned_state(model).items() if not name.startswith(without)}

@@ -197,7 +197,7 @@ def smoothed_cross_entropy(
     return losses.sum() if criterion.reduction == "sum" else losses.sum() / size.sum()
 
 
-def _divisor(criterion: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> Tensor:
+def _divisor(criterion: Any, targets: Tensor) -> Tensor:
     """What a criterion that is a mean divides the sum over the samples by, a float64 scalar."""
     if not _is_cross_entropy(criterion) or targets.dim() == 2:
         return targets.new_tensor(len(targets), dtype=torch.float64)

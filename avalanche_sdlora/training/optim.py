@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+
+from avalanche_sdlora.config import SDLoRAConfig
 
 #: Makes an optimizer from parameter groups named "directions", "magnitudes" and "head".
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
@@ -15,9 +18,18 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 GROUPS = ("directions", "magnitudes", "head")
 
 
-def default_optimizer(groups: list[dict[str, Any]]) -> Optimizer:
-    """SGD, learning rate 0.01, momentum 0.9, no weight decay: the authors' optimizer in the middle of its range."""
-    return SGD(groups, lr=0.01, momentum=0.9)
+def default_rate(config: SDLoRAConfig) -> float:
+    """The learning rate where none is given.
+
+    0.01 where the optimizer's steps are as they are, the middle of the authors' range. 0.05 where ``config.path``
+    shortens them: the bound then decides how long they are, and the rate has to be high enough for it.
+    """
+    return 0.01 if config.path is None else 0.05
+
+
+def default_optimizer(config: SDLoRAConfig) -> OptimizerFactory:
+    """SGD with momentum 0.9, :func:`default_rate` and no weight decay."""
+    return partial(SGD, lr=default_rate(config), momentum=0.9)
 
 
 def make_optimizer(factory: OptimizerFactory) -> Optimizer:

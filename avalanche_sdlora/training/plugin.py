@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
+from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
+from avalanche_sdlora.training.path import PathLimit
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
@@ -82,6 +84,12 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._guard: FiniteLossGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
+        self._path: PathLimit | None = None
+        self._epochs = 1  # over the present experience
+        self._own_epochs: int | None = None  # the strategy's, while the first experience has more
+        self._data: Any = None  # what the experience brings, of which some images may be held out from training
+        self._held: Tensor | None = None  # (n,), which
+        self._trained: Any = None  # the others, which are trained on
         self._trains = False  # inside a call of the strategy's train()
         self._outside: dict[str, Any] = {}  # what an evaluation inside training must leave as it was
 
@@ -99,6 +107,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         """Note that an evaluation from now on is not a periodic one inside training."""
         self._trains = False
+        self._give_epochs_back(strategy)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
@@ -151,11 +160,26 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     # -- the boundary between experiences --------------------------------------------------------------------------
 
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Holds out images to judge by; whatever trains after this sees the others."""
+        self._data, self._held, config = strategy.adapted_dataset, None, strategy.model.config
+        targets = getattr(self._data, "targets", None)
+        held = None
+        if config.head != "linear" and config.held_out and targets is not None:
+            held = held_out(targets, config.held_out)
+        if held is not None and held.any():
+            self._held = held
+            strategy.adapted_dataset = self._data.subset((~held).nonzero().flatten().tolist())
+        self._trained = strategy.adapted_dataset
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
+        if strategy.adapted_dataset is not self._trained:  # a plugin has put others in their place since
+            self._data, self._held = strategy.adapted_dataset, None
+        self._set_epochs(strategy)
         if self._resumes:
             return
-        classes = stream.classes_by_task(strategy.experience, strategy.adapted_dataset)
+        classes = stream.classes_by_task(strategy.experience, self._data)
         if not self._checked:
             if self.check_stream:
                 stream.check_classes(strategy.experience)
@@ -198,15 +222,35 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             task, goes_on = self._task, True
         elif head is not None:
             head.abandon()  # what an interrupted experience may have left
-            if head.follows or task.repeats:  # before the boundary, which may change the function
-                head.remember(x for x, *_ in present_features(model, strategy, num_workers))
+            if head.follows or task.repeats or self._may_go_back(model):
+                # Before the boundary, which may change the function.
+                head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
         reset = self.reset_optimizer_state and not goes_on
         fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
+        if self._point is not None and self._may_go_back(model) and not interrupted:
+            self._point.keep_begun(model)
         strategy._criterion.train()
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
+
+    def _set_epochs(self, strategy: Any) -> None:
+        """Gives the first experience its epochs; on going on inside it, the model counts it already."""
+        self._give_epochs_back(strategy)
+        first = int(strategy.model.experiences) == int(self._resumes or self._point is not None)
+        wanted = strategy.model.config.first_epochs
+        if first and not stream.is_part(strategy.experience) and wanted > strategy.train_epochs:
+            self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
+        self._epochs = strategy.train_epochs
+
+    def _give_epochs_back(self, strategy: Any) -> None:
+        if self._own_epochs is not None:
+            strategy.train_epochs, self._own_epochs = self._own_epochs, None
+
+    def _may_go_back(self, model: SDLoRAModel) -> bool:
+        """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
+        return self._held is not None and model.closed_form is not None and model.config.boundary == "continuous"
 
     def _next_task(self, how: str, experience: Any, classes: Mapping[int, set[int]]) -> tuple[stream.Task, bool]:
         """The task that the experience belongs to, and whether it is the one learned last."""
@@ -275,8 +319,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Undoes the present experience."""
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
-        self._point = self._guard = self._resting = None
+        self._point = self._guard = self._resting = self._path = None
         self._task, self._stage = self._before, _stage(strategy.model)
+        self._give_epochs_back(strategy)
 
     # -- resuming a run --------------------------------------------------------------------------------------------
 
@@ -321,6 +366,17 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
+        if self._path is None:
+            self._path = self._limit(strategy)
+
+    def _limit(self, strategy: Any) -> PathLimit | None:
+        """How far the present experience may take the weights; the parts of an online stream share what a task has."""
+        model, experience = strategy.model, strategy.experience
+        path = model.config.path if int(model.experiences) == 1 else model.config.later_path
+        if path is None:
+            return None
+        batches = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
+        return PathLimit(model, path / stream.parts(experience), batches * self._epochs)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
@@ -337,14 +393,18 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._look(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Remember the rows of the head that learn nothing; a state loaded since the last step is followed."""
+        """Remember the rows of the head that learn nothing, and where the step begins; a state loaded is followed."""
         if self._loads != strategy.model.loads:
             self.before_training_epoch(strategy)
+        if self._path is not None:
+            self._path.before_step()
         if self._resting is not None:
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Puts the rows of the head that learn nothing back."""
+        """Rows of the head that learn nothing are where they were, and the step is as long as it may be."""
+        if self._path is not None:
+            self._path.after_step(strategy.clock.train_exp_iterations)
         if self._resting is not None:
             self._resting.after_step()
 
@@ -384,25 +444,46 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         except Exception:
             self._go_back(strategy)
             raise
-        self._point = self._guard = self._resting = None
+        self._point = self._guard = self._resting = self._path = None
         self._stage = _stage(strategy.model)
+        self._give_epochs_back(strategy)
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        if align_learned(model, model.end_experience()):
+        changed = align_learned(model, model.end_experience())
+        if model.closed_form is not None and not self._learn(strategy, num_workers):
+            self._point.begin_again(model)  # type: ignore[union-attr]
+            align_learned(model, model.end_experience())
+            changed = True
+        if changed:
             fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
-        if model.closed_form is not None:
-            batches = present_features(model, strategy, num_workers)
-            rows = ((x, model.head.rows_of(y, labels)) for x, y, labels in batches)
-            model.closed_form.learn(
-                rows,
-                len(model.head.weight),
-                repeats=self._task is not None and self._task.repeats,
-                anew=stream.brings_other_samples(strategy.adapted_dataset, strategy.experience),
-            )
-            if self._task is not None:
-                self._task.learned = True
         processes.check_alike(learned_state(model), f"after experience {stream.name(strategy.experience)}")
+
+    def _learn(self, strategy: Any, num_workers: int) -> bool:
+        """Lets the head in closed form learn; returns whether the features stay what the experience made of them."""
+        model, found = strategy.model, set[int]()
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y, labels in present_features(model, strategy, self._data, num_workers):
+                found.update([] if labels is None else labels.unique().tolist())
+                yield x, model.head.rows_of(y, labels)
+
+        batches = list(rows())
+        tasks = set().union(*processes.gather_objects(found))
+        compete = {task: classes for task, classes in model.head.classes_by_task().items() if task in tasks}
+        lesson = model.closed_form.learn(
+            batches,
+            len(model.head.weight),
+            held=self._held,
+            competing=model.head.rows(compete) if compete else None,
+            repeats=self._task is not None and self._task.repeats,
+            anew=stream.brings_other_samples(self._data, strategy.experience),
+            may_go_back=self._may_go_back(model),
+        )
+        model.decision = lesson._asdict()
+        if self._task is not None:
+            self._task.learned = True
+        return lesson.kept
 
 
 def _stage(model: SDLoRAModel) -> tuple[int, float]:

@@ -32,10 +32,10 @@ class SDLoRAStrategy(SupervisedTemplate):
         model: A timm model name, created with its pre-trained weights; or an ``nn.Module``, adapted in place.
         optimizer: An optimizer, the Avalanche way; or a factory that is called once with a list of parameter groups
             named "directions", "magnitudes" and "head", e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
-            Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD, learning rate 0.01, momentum 0.9).
+            Default: :func:`avalanche_sdlora.training.optim.default_optimizer` (SGD with momentum).
         criterion: Applied to the logits of the current experience's classes; cross-entropy by default.
         train_mb_size: Samples in a training batch, over all processes together: each sees its part of the batch.
-        train_epochs: Epochs over each experience.
+        train_epochs: Epochs over each experience; ``config.first_epochs`` may want more over the first.
         eval_mb_size: Samples in an evaluation batch, over all processes together; None: as in training.
         device: Where to compute; ``"cuda"`` in several processes, the GPU of each.
         plugins: Other Avalanche plugins; they see the model of the current experience.
@@ -85,12 +85,12 @@ class SDLoRAStrategy(SupervisedTemplate):
     ) -> None:
         processes.start()  # before a default evaluator makes loggers
         plugin = SDLoRAPlugin(config, precision, reset_optimizer_state, check_stream)
-        if optimizer is None:
-            optimizer = default_optimizer
-        if not isinstance(optimizer, Optimizer):
-            optimizer = make_optimizer(optimizer)
         if not isinstance(model, SDLoRAModel):
             model = SDLoRAModel(model, config, classifier=classifier)
+        if optimizer is None:
+            optimizer = default_optimizer(model.config)
+        if not isinstance(optimizer, Optimizer):
+            optimizer = make_optimizer(optimizer)
         super().__init__(
             model=model,
             optimizer=optimizer,

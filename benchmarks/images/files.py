@@ -83,6 +83,13 @@ class ImageFiles:
         line += f", of other colours than RGB and converted: {modes}" if modes else ""
         return line + (f", classes in the order of {self.class_order}" if self.class_order else "")
 
+    @property
+    def caption(self) -> str:
+        """One line that says which images these are, with the name of their folder and not its path."""
+        n_train, n_test = (len(self.split.part(part)) for part in ("train", "test"))
+        title = f"{self.title} in {self.root.resolve().name}"
+        return describe(title, n_train, n_test, self.validation, self.skipped)
+
     def hold_out(self, fraction: float) -> ImageFiles:
         """This data set with held-out training images in place of the test images; see :meth:`Split.hold_out`."""
         return replace(self, split=self.split.hold_out(fraction), validation=fraction)

@@ -86,6 +86,11 @@ class ImagesInMemory:
         """One line that says which images these are."""
         return describe(self.title, len(self.train), len(self.test), self.validation, self.skipped)
 
+    @property
+    def caption(self) -> str:
+        """One line that says which images these are, as :attr:`source`, which names no folder."""
+        return self.source
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the class names, labels and pixels of both parts: 64 hexadecimal digits."""

@@ -20,8 +20,8 @@ import torch
 
 from avalanche_sdlora.near import did_you_mean
 from experiments.compare.cluster import Launcher, parse_settings, run_as_jobs
+from experiments.compare.folder import remember_order
 from experiments.compare.grid import Cell, plan, read_grid
-from experiments.compare.summary import remember_order
 from experiments.compare.tables import write_comparison
 from experiments.finished import check_output
 from experiments.interruption import StoppedError, leave
@@ -35,13 +35,13 @@ OWN = ("dataset", "seed", "output", "baselines")
 TITLE = "The comparison"
 OPTIONS = [
     Option("streams", str, "Data sets, as for experiments.run.", TITLE, positional=True, nargs="*"),
-    Option("grid", str, "A file in experiments/grids by its name, or a .toml file; recipes by default.", TITLE),
-    Option("only", str, "These methods of the grid; the others are compared with the first.", TITLE, nargs="+"),
-    Option("seeds", int, "Each gives one run of every method, with a class order of its own.", TITLE, nargs="+"),
+    Option("grid", str, "A file of experiments/grids, or any .toml; else recipes.", TITLE),
+    Option("only", str, "These methods; they are compared with the first.", TITLE, nargs="+"),
+    Option("seeds", int, "Each gives one run, and a class order, to every method.", TITLE, nargs="+"),
     Option("output", str, "The folder of the whole comparison.", TITLE),
     Option("jobs", int, "Runs at once, each with its share of the cores and a visible GPU; 1 by default.", TITLE),
     Option("launcher", Launcher, "Where runs are made: processes here, the default; or jobs of submitit.", TITLE),
-    Option("submit", str, "Parameters of submitit: slurm_partition=gpu gpus_per_node=1.", TITLE, nargs="+"),
+    Option("submit", str, "Parameters of submitit, such as gpus_per_node=1.", TITLE, nargs="+"),
     Option("report-only", str, "Make the tables of this folder anew, and run nothing.", TITLE),
 ]
 COMMAND = run_command(

@@ -14,6 +14,7 @@ from typing import Any
 
 from avalanche_sdlora.near import did_you_mean
 from experiments.arguments import Arguments
+from experiments.compare.folder import cell_folder
 from experiments.finished import finished
 from experiments.options.run_options import check_settings
 from experiments.recipes import flattened, read_toml
@@ -167,7 +168,7 @@ def plan(
                 both = settings.keys() & overrides.keys()
                 if both:
                     raise ValueError(f"{method}: the grid and the command line both set {', '.join(sorted(both))}")
-                folder = Path(output, re.sub(r"[^\w.-]+", "_", stream), method, f"seed{seed}")
+                folder = cell_folder(output, stream, method, seed)
                 # One measurement of the training-free baselines serves every method.
                 own = {"dataset": stream, "seed": seed, "output": str(folder)}
                 try:

@@ -1,22 +1,17 @@
-"""The files of a comparison: a table as Markdown and CSV, and the accuracy over the tasks as a figure."""
+"""The files of a comparison: a table as Markdown and CSV, and the report."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from cycler import cycler
-from matplotlib.colors import TABLEAU_COLORS
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
-from experiments.compare.summary import COMPARED, MEASURES, Estimate, Row, collect, summarize
+from experiments.compare.folder import cell_folder, collect
+from experiments.report.page import write_report
+from experiments.summary import COMPARED, MEASURES, Estimate, Row, summarize
 
 COLUMNS = ("seeds", "Acc", "AAA", "forgetting", "Acc to the first", "AAA to the first", "gap", "parameters", "seconds")
 
@@ -30,12 +25,13 @@ copied from Wu et al., ICLR 2025 (ViT-B/16, all images), and were not measured h
 
 
 def write_comparison(folder: str | Path) -> list[Row]:
-    """Writes ``comparison.md``, ``comparison.csv`` and ``accuracy.png`` from the finished cells in ``folder``.
+    """Writes ``comparison.md``, ``comparison.csv`` and ``report.html`` from the finished cells in ``folder``.
 
     Raises:
         ValueError: As :func:`collect`.
     """
-    rows = summarize(collect(folder))
+    found = collect(folder)
+    rows = summarize(found)
     with replacing(Path(folder, "comparison.md")) as path:
         path.write_text(markdown(rows), encoding="utf-8")
     with replacing(Path(folder, "comparison.csv")) as path, open(path, "w", encoding="utf-8", newline="") as file:
@@ -43,9 +39,16 @@ def write_comparison(folder: str | Path) -> list[Row]:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
-    _plot(Path(folder, "accuracy.png"), rows)
+    cells = [
+        (cell_folder(folder, stream, method, seed), results, method)
+        for stream, methods in found.items()
+        for method, seeds in methods.items()
+        for seed, results in seeds.items()
+    ]
+    names = {path: method for path, _, method in cells}
+    write_report(Path(folder, "report.html"), [(path, results) for path, results, _ in cells], names)
     print(markdown(rows))
-    print(f"comparison.md, comparison.csv and accuracy.png are in {folder}")
+    print(f"comparison.md and comparison.csv are in {folder}\nreport: {Path(folder, 'report.html')}")
     return rows
 
 
@@ -53,7 +56,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """The tables, one for each stream."""
     lines = [HEADER]
     for stream in dict.fromkeys(row.stream for row in rows):
-        lines += [f"**{dataset_title(stream)}**", ""]
+        images = next((row.images for row in rows if row.stream == stream and row.images), "")
+        lines += [f"**{dataset_title(stream)}**" + (f" ({images})" if images else ""), ""]
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]
@@ -92,29 +96,3 @@ def _flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
             flat[f"{key}_se"] = "" if estimate is None or estimate.error is None else estimate.error
         table.append(flat)
     return table
-
-
-def _plot(path: Path, rows: Sequence[Row]) -> None:
-    """Draw the accuracy on all classes seen over the number of tasks: a line for the mean, a band for its error."""
-    streams = list(dict.fromkeys(row.stream for row in rows))
-    figure = Figure(figsize=(9.5, 4.8 * len(streams)), layout="constrained")
-    for axes, stream in zip(np.ravel(figure.subplots(len(streams), squeeze=False)), streams):
-        axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=list(TABLEAU_COLORS)))
-        dashes = itertools.cycle(("--", ":", "-."))  # training-free lines are black, and told apart by these
-        for row in (row for row in rows if row.stream == stream and row.curves):
-            estimates = [Estimate.of(column) for column in zip(*row.curves)]
-            mean = np.array([e.mean for e in estimates if e])
-            error = np.array([e.error or 0.0 for e in estimates if e])
-            tasks = np.arange(1, len(mean) + 1)
-            style: dict[str, Any] = {"color": "black", "linestyle": next(dashes)} if row.kind == "baseline" else {}
-            style |= {"marker": "*"} if np.isfinite(mean).sum() == 1 else {}  # a line of one point cannot be seen
-            (line,) = axes.plot(tasks, mean, label=row.method, **style)
-            axes.fill_between(tasks, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(dataset_title(stream))
-        axes.set_xlabel("tasks learned")
-        axes.set_ylabel("accuracy on all classes seen (%)")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)

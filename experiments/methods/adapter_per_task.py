@@ -10,7 +10,7 @@ from avalanche.evaluation import PluginMetric
 
 from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
 from avalanche_sdlora.methods.inflora import InfLoRAPlugin
-from avalanche_sdlora.training.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
+from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 from experiments.methods.method import Method
 
 
@@ -18,7 +18,7 @@ from experiments.methods.method import Method
 class SDLoRA(Method):
     """SD-LoRA (Wu et al., ICLR 2025), whose settings are those of SDLoRAConfig."""
 
-    name, label, accepts = "sdlora", "SD-LoRA", None
+    name, label, accepts, usual = "sdlora", "SD-LoRA", None, {}
 
     def metrics(self) -> list[PluginMetric[Any]]:
         """Magnitudes, numbers of parameters and reductions."""

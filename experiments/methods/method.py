@@ -14,8 +14,9 @@ from avalanche.core import BasePlugin
 from avalanche.evaluation import PluginMetric
 from torch import nn
 
-from avalanche_sdlora import FirstSessionPlugin, SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.training.metrics import parameter_metrics
+from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
+from avalanche_sdlora.config import PUBLISHED_TRAINING
+from avalanche_sdlora.metrics import parameter_metrics
 from experiments.arguments import Arguments
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -25,7 +26,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 #: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
-SHARED = frozenset({"rank", "rank_depth", "targets", "magnitude_init", "head", "drift", "expansion"})
+SHARED = frozenset(
+    {"rank", "rank_depth", "targets", "magnitude_init", "head", "drift", "expansion", "held_out"}
+    | {"path", "later_path", "first_epochs"}
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Method:
         name: What ``--method`` takes.
         label: Its name in reports.
         accepts: Settings of SD-LoRA that it has; None for all of them, presets included.
+        usual: Settings of SD-LoRA that the method has unless it is told otherwise: training and head as published.
         fixed: Settings of SD-LoRA that the method itself decides.
         joint: Whether it learns all experiences at once.
         resumable: Whether everything it keeps can be saved with a checkpoint.
@@ -48,6 +53,7 @@ class Method:
     name: ClassVar[str]
     label: ClassVar[str]
     accepts: ClassVar[Collection[str] | None] = SHARED
+    usual: ClassVar[Mapping[str, Any]] = PUBLISHED_TRAINING
     fixed: ClassVar[Mapping[str, Any]] = {}
     joint: ClassVar[bool] = False
     resumable: ClassVar[bool] = True
@@ -102,7 +108,7 @@ class Method:
             model=model,
             optimizer=self._optimizer(arguments),
             precision=arguments.precision,
-            plugins=[*self._first_session(arguments), *self.plugins()],
+            plugins=self.plugins(),
             **settings,
         )
 
@@ -114,10 +120,3 @@ class Method:
             return OPTIMIZERS[arguments.optimizer or "sgd"](groups)
 
         return make
-
-    def _first_session(self, arguments: Arguments) -> list[BasePlugin[Any]]:
-        """The plugin that trains the first experience in another way, if one is wanted and there is a second."""
-        epochs, rate = arguments.first_epochs, arguments.later_learning_rate
-        if self.joint or (epochs is None and rate is None):
-            return []
-        return [FirstSessionPlugin(epochs, rate)]

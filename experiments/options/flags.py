@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from collections import Counter
 from functools import cache
 
 from avalanche_sdlora import SDLoRAConfig
@@ -43,4 +44,7 @@ def _flag(match: re.Match[str]) -> str:
 def _names() -> dict[str, str]:
     settings = {field.name: f"sdlora.{field.name}" for field in dataclasses.fields(SDLoRAConfig)}
     flags = {name: name for name, option in run_options().items() if not option.positional}
-    return {**settings, **_ARGUMENTS, **flags}
+    # Arguments that one method alone has; those of several would have to be guessed.
+    last = Counter(name.rpartition(".")[2] for name in flags)
+    own = {name.rpartition(".")[2]: name for name in flags if "." in name and last[name.rpartition(".")[2]] == 1}
+    return {**own, **settings, **_ARGUMENTS, **flags}

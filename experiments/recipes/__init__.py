@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-REQUIRED = ("backbone", "epochs", "batch_size", "optimizer", "learning_rate")
+REQUIRED = ("backbone", "epochs", "batch_size", "optimizer")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -16,27 +16,25 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.files import replacing
+from avalanche_sdlora.heads.candidates import KINDS
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
-from experiments.compare.summary import Estimate
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
-from experiments.report import write_json
 from experiments.resolve import resolve
+from experiments.results import write_json
 from experiments.studies.moments import Moments, gather
+from experiments.summary import Estimate
 
-#: The heads in closed form.
-KINDS = tuple(kind for kind in get_args(get_type_hints(SDLoRAConfig)["head"]) if kind != "linear")
 #: The features that statistics are gathered from: those of the untrained backbone, those of the moment, those of the
 #: moment followed as they move, and those of the final model.
 SOURCES = ("frozen", "none", "linear", "oracle")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from avalanche_sdlora import Checkpoint
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.training.features import feature_batches
-from experiments.report import write_json
 from experiments.resolve import Resolved
+from experiments.results import write_json
 from experiments.run import loop_settings, prepare
 
 

@@ -24,8 +24,8 @@ from avalanche_sdlora.backbones import create_backbone
 from experiments.arguments import Arguments
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
-from experiments.report import environment, write_json
 from experiments.resolve import resolve
+from experiments.results import environment, write_json
 from experiments.run import run
 from experiments.studies.marks import Clock, watch
 from experiments.studies.photographs import write_photographs

@@ -29,9 +29,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
+from avalanche_sdlora.training.precision import Precision, autocast_dtype
 from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
-from experiments.report import environment, write_json
+from experiments.results import environment, write_json
 from experiments.studies.peak_memory import PeakMemory
 from experiments.studies.processes import measure_processes
 from experiments.studies.rivals import CLASSES, bound, branches, peft_lora
@@ -45,7 +46,7 @@ class Arguments:
         model: A timm model name; its weights are random, since time does not depend on them.
         image_size: Side of the images in pixels.
         batch_size: Images in a step.
-        bfloat16: Autocast to bfloat16.
+        precision: Precision of the forward pass; auto takes bfloat16 where the device multiplies it natively.
         device: cpu or cuda.
         tasks: Numbers of tasks for this library.
         branch_tasks: Numbers of tasks for the branch formulation.
@@ -60,7 +61,7 @@ class Arguments:
     model: str = "vit_small_patch8_224"
     image_size: int = 64
     batch_size: int = 32
-    bfloat16: bool = False
+    precision: Precision = "float32"
     device: str = "cpu"
     tasks: list[int] = dataclasses.field(default_factory=lambda: [1, 5, 10, 20, 40, 100])
     branch_tasks: list[int] = dataclasses.field(default_factory=lambda: [1, 10, 20])
@@ -90,7 +91,8 @@ class Row:
         self.model = model.to(arguments.device).train()
         self.trainable = [p for p in model.parameters() if p.requires_grad and p.numel()]
         self.optimizer = torch.optim.SGD(self.trainable, lr=1e-4, momentum=0.9, foreach=True)
-        self.autocast = torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bfloat16)
+        dtype = autocast_dtype(arguments.precision, arguments.device)
+        self.autocast = torch.autocast(arguments.device, torch.bfloat16, enabled=dtype is not None)
         self.steps: list[float] = []
         self.forwards: list[float] = []
 
@@ -217,7 +219,7 @@ def main() -> None:
     results = measure(arguments)
     table = Table(
         title=f"{arguments.model}, {arguments.image_size} px, batch {arguments.batch_size}, "
-        f"{'bfloat16' if arguments.bfloat16 else 'float32'}, {arguments.device}, rank {arguments.rank}"
+        f"{arguments.precision}, {arguments.device}, rank {arguments.rank}"
     )
     for column in ("", "step ms", "to bound", "forward ms", "to plain", "peak MB"):
         table.add_column(column, justify="right" if column else "left")

@@ -10,13 +10,15 @@ import sys
 import pytest
 from PIL import Image
 
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
 from experiments.compare.cluster import CellJob, parse_settings
+from experiments.compare.folder import collect, remember_order
 from experiments.compare.grid import GRIDS, plan, read_grid
-from experiments.compare.summary import Estimate, collect, remember_order, summarize
 from experiments.compare.tables import write_comparison
 from experiments.finished import material, material_of
+from experiments.results import environment
+from experiments.summary import Estimate, summarize
 
 
 def finish(cell, acc, baseline=90.0):
@@ -31,7 +33,10 @@ def finish(cell, acc, baseline=90.0):
         else {},
         "parameters": [{"kept": 5}, {"kept": 10}],
         "seconds": {"train": 2.0, "evaluate": 1.0, "total": 9.0},
+        "test_samples": [10, 10],
         "seed": cell.arguments.seed,
+        "method": cell.resolved.method.label,
+        "environment": environment(),
         "arguments": cell.arguments.flat(),
         "config": cell.resolved.described(),
     }
@@ -66,7 +71,7 @@ def test_differences_are_paired_by_seed_and_every_number_reaches_the_files(tmp_p
         table = {row["method"]: row for row in csv.DictReader(file)}
     assert float(table["two"]["acc_to_first_se"]) == rows["two"].differences["acc"].error
     assert table["two"]["seeds"] == "0 1 2"
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert "to the first" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_seeds_that_one_method_lacks_do_not_enter_its_difference(tmp_path):
@@ -150,7 +155,7 @@ def test_what_is_wrong_in_a_grid_is_named(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--grid", "varants"], "there are first_session, methods, recipes, variants.*did you mean variants"),
+        (["digits", "--grid", "varants"], "there are methods, recipes, variants.*did you mean variants"),
         (["digits", "--grid", "presets"], "this grid is now called recipes"),
         (["digits", "--preset", "paper"], "--preset: write --sdlora.preset"),
         (["digits", "--ouput", "x"], "--ouput; did you mean output"),
@@ -184,7 +189,7 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(t
     options = [f"--{name}={value}" for name, value in overrides.items()]
     command = ["compare", stream, "--grid", str(grid), "--seeds", "3", "--output", str(output), "--jobs", "2", *options]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match=r"1 cells failed(?s:.*), fails, seed 3: .*rank=129"):
+    with pytest.raises(SystemExit, match=r"1 cells failed(?s:.*), fails, seed 3: .*rank 129"):
         compare.main()
     assert "2 to run" in capsys.readouterr().out
     assert (done.folder / "results.json").stat().st_mtime_ns == before
@@ -248,7 +253,7 @@ def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(tmp_pat
     good, bad = plan(["digits"], {"good": {"sdlora.rank": 2}, "bad": {"sdlora.rank": 129}}, [0], tmp_path, overrides)
     (failure,) = compare.compare([good, bad], tmp_path, jobs=2, launcher="local", settings={"timeout_min": 10})
     assert "bad, seed 0" in failure
-    assert "rank=129" in failure
+    assert "rank 129" in failure
     assert good.finished()["config"]["rank"] == 2
     again = pickle.loads(pickle.dumps(CellJob(good, 1).checkpoint()))
     assert again.function == CellJob(good, 1)

@@ -3,19 +3,22 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from avalanche_sdlora.backbones import DownloadError
+from benchmarks import make_benchmark
 from experiments import run as command
 from experiments.arguments import Arguments, dataset_title
 from experiments.compare import __main__ as compare
 from experiments.compare.grid import Cell
 from experiments.options.flags import in_flags
+from experiments.outcome import show
 from experiments.resolve import resolve
-from tests.benchmarks.samples import fill
+from tests.benchmarks.samples import SMALL, fill
 from tests.common import MLP
 
 
@@ -69,10 +72,11 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
     monkeypatch.setattr(command, "Checkpoint", Often)
     stop, whole = StopAt(3), command.run
-    monkeypatch.setattr(command, "run", lambda arguments: whole(arguments, experiences=2, watch=stop))
+    monkeypatch.setattr(command, "run", lambda arguments, **how: whole(arguments, experiences=2, watch=stop, **how))
     words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
+    own = ["--sdlora.first_epochs", 1] if method == "sdlora" else []
     with pytest.raises(SystemExit) as end:
-        call(monkeypatch, command.main, *words, "--epochs", 2)
+        call(monkeypatch, command.main, *words, *own, "--epochs", 2)
     assert end.value.code == 130
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("stopped. ")
@@ -85,7 +89,7 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
 def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys):
     stopped = []
-    monkeypatch.setattr(Cell, "run", lambda self, threads: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Cell, "run", lambda self, threads: (os.kill(os.getpid(), signal.SIGINT), time.sleep(1)))
     monkeypatch.setattr(Cell, "stop", lambda self: stopped.append(self))
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, compare.main, "digits", "--output", tmp_path / "all", "--seeds", 0, 1, "--only", "default")
@@ -180,3 +184,27 @@ def test_which_images_these_are_is_said_at_the_start(finished, quick, monkeypatc
     assert "images: scikit-learn's handwritten digits: 1433 training and 364 test images" in said
     assert "computing in float32 on cpu" in said or "computing in bfloat16 on cpu" in said
     assert Path(tmp_path / "out").is_dir()
+
+
+def test_results_name_the_classes_and_say_how_each_is_recognised(finished, capsys):
+    results, output = finished
+    classes = {str(digit) for digit in range(10)}
+    assert set(results["class_accuracy"]) == classes
+    assert {name for names in results["classes_of_tasks"] for name in names} == classes
+    assert results["balanced_acc"] == pytest.approx(sum(results["class_accuracy"].values()) / 10)
+    assert 0 <= results["calibration_error"] <= 1
+    assert all(0 < found["balanced_acc"] <= 100 for found in results["baselines"].values())
+    assert results["caption"] == "scikit-learn's handwritten digits: 1433 training and 364 test images"
+    assert (output / "figures" / "reliability.svg").stat().st_size > 1000
+    show(results)
+    said = capsys.readouterr().out
+    first = ", ".join(results["classes_of_tasks"][0])
+    for told in (f"task 1: {first}", "images: scikit-learn's handwritten digits", "balanced", "ECE"):
+        assert told in said
+
+
+def test_no_table_and_no_title_has_a_path_of_the_machine(tmp_path):
+    images = fill(tmp_path / "flowers", {"rose": 5, "lily": 5})
+    benchmark = make_benchmark(f"folder:{images}", inputs=SMALL, n_experiences=2)
+    assert benchmark.caption == "images in flowers: 8 training and 2 test images"
+    assert str(tmp_path) in benchmark.source

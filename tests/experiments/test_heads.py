@@ -58,7 +58,6 @@ def test_a_study_trains_once_and_goes_on_from_what_it_has(tmp_path, monkeypatch)
     arguments = Arguments(
         f"folder:{tmp_path / 'images'}",
         backbone="vit_micro_patch4_32.formula",
-        recipe="best",  # without its head
         tasks=2,
         epochs=1,
         batch_size=8,

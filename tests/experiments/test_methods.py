@@ -6,17 +6,16 @@ import sys
 import pytest
 import torch
 
-from avalanche_sdlora import FirstSessionPlugin
 from avalanche_sdlora.learned import learned_state
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
+from experiments.compare.folder import remember_order
 from experiments.compare.grid import plan, read_grid
-from experiments.compare.summary import remember_order
 from experiments.compare.tables import write_comparison
 from experiments.methods import METHODS, joined
-from experiments.report import write_json
 from experiments.resolve import resolve
+from experiments.results import write_json
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
@@ -66,15 +65,16 @@ def test_the_head_may_have_a_learning_rate_of_its_own():
     assert rates == {"directions": rate, "magnitudes": rate, "head": 0.5}
 
 
-def test_a_first_session_of_its_own_is_for_all_methods_but_joint_training():
-    def plugins(name):
-        strategy, _ = made(name, first_epochs=5, later_learning_rate=0.1)
-        return [(p.epochs, p.later_rate) for p in strategy.plugins if isinstance(p, FirstSessionPlugin)]
-
-    assert plugins("sdlora") == plugins("olora") == [(5, 0.1)]
-    assert plugins("joint") == []
-    with pytest.raises(ValueError, match="first_epochs=0"):
-        resolve(Arguments("digits", first_epochs=0))
+def test_methods_beside_sd_lora_train_as_published_unless_told_otherwise():
+    for name in METHODS:
+        strategy, resolved = made(name)
+        config = strategy.model.config
+        published = (config.head, config.path, config.later_path, config.first_epochs) == ("linear", None, None, 1)
+        assert published == (name != "sdlora")
+        assert resolved.arguments.learning_rate == (0.05 if name == "sdlora" else 0.01)
+    assert made("lora", {"sdlora.head": "lda"})[0].model.config.head == "lda"
+    strategy, resolved = made("sdlora", {"sdlora.preset": "reference"})
+    assert resolved.arguments.learning_rate == 0.01
 
 
 def test_joint_training_sees_every_sample_of_every_class_at_once():
@@ -91,7 +91,7 @@ def test_a_joint_run_measures_its_end_only(tmp_path):
     assert results["acc"] == pytest.approx(sum(results["accuracy_matrix"][1]) / 2)
     assert not {"aaa", "forgetting", "bwt"} & results.keys()
     assert len(results["parameters"]) == 1
-    assert (tmp_path / "joint" / "accuracy_matrix.png").exists()
+    assert (tmp_path / "joint" / "figures" / "accuracy_matrix.svg").exists()
 
 
 def test_joint_training_is_a_row_of_the_comparison_with_its_accuracy_only(tmp_path):
@@ -124,15 +124,15 @@ def test_missing_rows_of_an_accuracy_matrix_and_no_others():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "ecw"], "method='ecw'.*did you mean ewc"),
-        (["--ewc.weight", "3"], "ewc.weight=3.0: not for --method sdlora, but for ewc"),
-        (["--method", "ewc", "--ewc.weight", "-3"], "ewc.weight=-3.0: expected a number of at least 0"),
+        (["--method", "ecw"], "--method ecw: .*did you mean ewc"),
+        (["--ewc.weight", "3"], "--ewc.weight 3.0: not for --method sdlora, but for ewc"),
+        (["--method", "ewc", "--ewc.weight", "-3"], "--ewc.weight -3.0: expected a number of at least 0"),
         (
             ["--method", "olora", "--sdlora.boundary", "reset"],
-            "boundary='reset': not for --method olora, but for sdlora",
+            "--sdlora.boundary reset: not for --method olora, but for sdlora",
         ),
-        (["--method", "inflora", "--inflora.threshold", "1.5"], "threshold=1.5"),
-        (["--method", "lora", "--sdlora.rank", "0"], "rank=0"),
+        (["--method", "inflora", "--inflora.threshold", "1.5"], "--inflora.threshold 1.5"),
+        (["--method", "lora", "--sdlora.rank", "0"], "--sdlora.rank 0: "),
     ],
 )
 def test_settings_that_a_method_cannot_use_are_refused(arguments, message, monkeypatch, tmp_path):

@@ -3,15 +3,13 @@
 import sys
 
 import pytest
-import torch
 from PIL import Image
 
 from avalanche_sdlora import save_adapters
-from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from benchmarks import InputSpec
 from benchmarks.datasets.digits import load_images
 from experiments.arguments import Arguments
-from experiments.predict import main, predict, probabilities, serving_notes
+from experiments.predict import main, predict, serving_notes
 from tests.common import adapted_mlp
 
 
@@ -45,17 +43,6 @@ def test_the_command_prints_names_and_probabilities(served, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert files[0] in printed
     assert printed.count("%") == 4
-
-
-def test_ridge_scores_are_least_squares_estimates_of_probabilities():
-    head = ClosedFormHead(2, "ridge")
-    x = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])[:, None].expand(-1, 2)
-    y = torch.tensor([0, 0, 1, 0, 1, 1, 1])
-    head.learn([(x, y)], 2)
-    scores = head(x)
-    torch.testing.assert_close(scores.sum(1), torch.ones(7))
-    assert probabilities(scores[6], "ridge")[1] == pytest.approx(0.75, abs=0.2)
-    assert probabilities(torch.tensor([1.2, -0.2]), "random_ridge").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_a_recipe_of_sdlora_serves_other_methods_without_what_they_do_not_have()
     assert (resolved.config.norm, resolved.config.directions) == ("product", "single")
     assert resolved.arguments.normalization == "none"
     assert "sdlora.preset" not in resolved.arguments.settings
-    linear = resolve(Arguments("digits", recipe="best", settings={"sdlora.head": "linear"}))
-    assert (linear.config.head, linear.config.drift) == ("linear", "none")
+    linear = resolve(Arguments("digits", settings={"sdlora.head": "linear"}))
+    assert (linear.config.head, linear.config.path) == ("linear", 0.5)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -101,7 +101,7 @@ COMPLETE = 'backbone = "b"\nsdlora.preset = "paper"\nepochs = 1\nbatch_size = 1\
         (COMPLETE + "[default]\nrank = 8", "unknown setting 'rank': write sdlora.rank"),
         (COMPLETE + '[default]\noptimizer = "sdg"', "optimizer='sdg': expected sgd, adam or adamw; did you mean sgd"),
         (COMPLETE + "[default]\nseed = 2", "unknown setting 'seed'"),
-        ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer, learning_rate"),
+        ("epochs = 2\n[default]", "lacks backbone, batch_size, optimizer"),
         (COMPLETE + "[defualt]", "has defualt; did you mean defualt"),
         ("epochs 2", "digits.toml: not readable as TOML"),
     ],

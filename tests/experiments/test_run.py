@@ -24,10 +24,20 @@ def test_results_are_complete(finished):
     assert kept == sorted(set(kept))
     assert [len(told) for told in results["reductions"]] == 5 * [len(results["reductions"][0])]
     assert results["config"]["rank"] == results["arguments"]["sdlora.rank"] == 10
-    assert results["arguments"]["learning_rate"] == 0.01  # the recipe's
+    assert results["arguments"]["learning_rate"] == 0.05  # that of bounded steps
     assert results["environment"]["versions"]["torch"]
     assert 0 < results["seconds"]["train"] < results["seconds"]["total"]
-    assert (output / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
+    observed = results["observed"]
+    assert [len(row) for row in observed["task_known"]] == [1, 2, 3, 4, 5]
+    assert all(
+        k >= a for known, acc in zip(observed["task_known"], results["accuracy_matrix"]) for k, a in zip(known, acc)
+    )
+    assert sum(count for *_, count in observed["confusion"]) == 364
+    assert [len(row) for row in observed["distances"]] == [1, 2, 3, 4, 5]
+    assert (output / "report.html").stat().st_size < 2e6
+    assert (output / "figures" / "accuracy_matrix.svg").read_text().startswith("<svg")
+    assert len(list((output / "figures").glob("most_wrong_*.png"))) == len(observed["most_wrong"]) > 0
+    assert "adapters.safetensors" in (output / "README.md").read_text()
 
 
 def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
@@ -63,7 +73,7 @@ def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, 
         (["digits", "--epochs", "0"], "--epochs 0: expected a number above 0"),
         (["digits", "--sdlora.rank", "8,4:10"], "never increase"),
         (["digits", "--sdlora.rank_depth", "deep"], "--sdlora.rank_depth deep: expected factors such as 0.5,1.5"),
-        (["digits", "--recipe", "papr"], "--recipe papr: .*default, paper, reference, best; did you mean paper"),
+        (["digits", "--recipe", "papr"], "--recipe papr: .*default, paper, reference; did you mean paper"),
         (["digits", "--method", "sdlor"], "--method sdlor: expected one of .*did you mean sdlora"),
         (
             ["digits", "--sdlora.preset", "paper", "--sdlora.boundary", "continuous"],
@@ -73,12 +83,15 @@ def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, 
         (["digits", "--ewc_lambda", "8"], "unknown option --ewc_lambda: write --ewc.weight$"),
         (["digits", "--epocs", "8"], r"unknown option --epocs; did you mean epochs.*\?$"),
         (["digits", "--optimizer", "sdg"], r"--optimizer sdg: expected sgd, adam or adamw; did you mean sgd\?$"),
-        (["digits", "--sdlora.head", "rigde"], "--sdlora.head rigde: expected linear, .*did you mean ridge"),
+        (["digits", "--sdlora.head", "rigde"], "--sdlora.head rigde: expected auto, .*did you mean ridge"),
         (["digits", "--epochs", "many"], "--epochs many: expected a whole number$"),
         (["digits", "--lr", "0.1"], "unknown option --lr: write --learning_rate$"),
         (["digits", "--learning_rat", "0.1"], "unknown option --learning_rat; did you mean learning_rate"),
         (["digits", "--head", "svm"], "unknown option --head: write --sdlora.head$"),
-        (["digits", "--sdlora.head", "svm"], "--sdlora.head svm: expected linear, ncm, lda, ridge or random_ridge$"),
+        (
+            ["digits", "--sdlora.head", "svm"],
+            "--sdlora.head svm: expected auto, .*, ncm or linear$",
+        ),
         (["digits", "--optimizer", "adamx"], "--optimizer adamx: expected sgd, adam or adamw; did you mean adam"),
         (["digits", "--epochs", "2.5"], "--epochs 2.5: expected a whole number$"),
         (["digits", "--sdlora.multi_head", "perhaps"], "--sdlora.multi_head perhaps: expected auto or true or false$"),

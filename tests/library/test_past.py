@@ -8,7 +8,17 @@ import torch
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, create_backbone, load_model, read_adapters, save_adapters
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
-from tests.common import MLP, learn_something, mlp, points_stream, repeat_direction, snapshot, strategy_for, tiny_vit
+from tests.common import (
+    MLP,
+    learn_something,
+    mlp,
+    plain,
+    points_stream,
+    repeat_direction,
+    snapshot,
+    strategy_for,
+    tiny_vit,
+)
 
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -39,7 +49,7 @@ def learned(config, tasks=3):
         {"targets": ()},
     ],
 )
-@pytest.mark.parametrize("preset", [SDLoRAConfig, SDLoRAConfig.paper, SDLoRAConfig.reference])
+@pytest.mark.parametrize("preset", [plain, SDLoRAConfig.paper, SDLoRAConfig.reference])
 def test_the_model_at_a_task_says_what_it_said_then(preset, settings, tmp_path):
     model, said = learned(preset(**{"rank": 2, "targets": "*", **settings}))
     before = snapshot(model)
@@ -113,7 +123,7 @@ def unfrozen(model):
     ],
 )
 def test_what_was_not_kept_is_a_clear_error(settings, change, message):
-    model, _ = learned(SDLoRAConfig(rank=2, targets="*", **settings))
+    model, _ = learned(plain(**{"rank": 2, "targets": "*", **settings}))
     if change is moved_row or change is unfrozen:
         change(model)
         change = None
@@ -122,7 +132,7 @@ def test_what_was_not_kept_is_a_clear_error(settings, change, message):
 
 
 def test_distillation_is_noticed_and_tasks_after_it_are_known():
-    model = SDLoRAModel(mlp(), SDLoRAConfig(rank=2, targets="*", kd_tolerance=1e-4)).eval()
+    model = SDLoRAModel(mlp(), plain(rank=2, targets="*", kd_tolerance=1e-4)).eval()
     said = []
     for k in range(3):
         model.begin_experience({0: [k]})
@@ -151,8 +161,8 @@ def test_a_solved_head_is_known_of_the_last_task_and_the_trained_one_of_all():
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
-    plain, images = tiny_vit(name, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
-    model = SDLoRAModel(copy.deepcopy(plain), SDLoRAConfig(rank=2)).eval()
+    backbone, images = tiny_vit(name, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
+    model = SDLoRAModel(copy.deepcopy(backbone), SDLoRAConfig(rank=2)).eval()
     for k in range(2):
         model.begin_experience({0: [k]})
         learn_something(model)
@@ -161,7 +171,7 @@ def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
         for _ in range(2):  # whatever was kept of merged weights
             with model.disabled_adapters() as same:
                 assert same is model
-                assert torch.equal(model.features(images), plain(images))
+                assert torch.equal(model.features(images), backbone(images))
                 with pytest.raises(RuntimeError, match="switched off"):
                     model.begin_experience({0: [5]})
             assert torch.equal(model.features(images), adapted)
@@ -169,7 +179,7 @@ def test_disabled_adapters_give_the_backbones_features_and_come_back(name):
         raise KeyError
     torch.testing.assert_close(model.features(images), adapted)  # with gradient
     with model.disabled_adapters():
-        torch.testing.assert_close(model.features(images), plain(images))
+        torch.testing.assert_close(model.features(images), backbone(images))
 
 
 @pytest.mark.parametrize("head", ["linear", "ncm"])

@@ -119,7 +119,7 @@ def test_no_matching_layer():
         SDLoRAModel(mlp())
 
 
-@pytest.mark.parametrize("model", [nn.Conv2d(3, 4, 1), nn.ModuleDict({"a": nn.Linear(2, 2)})])
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 4, 1), nn.ModuleDict({"a": nn.Conv2d(3, 4, 1)})])
 def test_a_model_without_features(model):
     with pytest.raises(ValueError, match=r"model: .* has no features to classify; expected a timm model"):
         SDLoRAModel(model)

@@ -7,14 +7,26 @@ from torch.utils.data import DataLoader
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, merge, save_adapters
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import MASKED
-from tests.common import MLP, learn_something, mlp, needs_bfloat16, points_stream, snapshot, strategy_for, tiny_vit
+from tests.common import (
+    MLP,
+    learn_something,
+    mlp,
+    needs_bfloat16,
+    plain,
+    points_stream,
+    snapshot,
+    strategy_for,
+    tiny_vit,
+)
 from tests.streams import STREAMS
 
 KINDS = ["ncm", "lda", "ridge", "random_ridge"]
 
 
 def config(kind, drift="none", **settings):
-    return SDLoRAConfig(**{"rank": 2, "targets": "*", "head": kind, "drift": drift, "expansion": 40, **settings})
+    return plain(
+        **{"rank": 2, "targets": "*", "head": kind, "drift": drift, "expansion": 40, "held_out": None, **settings}
+    )
 
 
 def samples(n=90, d=6, classes=3, seed=0):
@@ -228,7 +240,7 @@ def test_the_expansion_comes_from_its_seed():
 def test_bad_input_is_refused():
     for settings, message in [
         ({"head": "nmc"}, "head='nmc'"),
-        ({"drift": "linear"}, "drift='linear' with head='linear'"),
+        ({"drift": "Linear"}, "drift='Linear'"),
         ({"head": "random_ridge", "expansion": 0}, "expansion=0"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from tests.common import Watch, image_stream, mlp, points_stream, snapshot, strategy_for, tiny_vit
+from avalanche_sdlora import SDLoRAModel, SDLoRAStrategy
+from tests.common import Watch, image_stream, mlp, plain, points_stream, snapshot, strategy_for, tiny_vit
 
-NOTHING = SDLoRAConfig(targets=())
+NOTHING = plain(targets=())
 
 
 @pytest.mark.parametrize("unfrozen", [False, True])

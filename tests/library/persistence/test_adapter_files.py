@@ -12,7 +12,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, load_adapters, read_adap
 from avalanche_sdlora.learned import learned_state
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 from avalanche_sdlora.ranks import RankSchedule
-from tests.common import MLP, adapted_mlp, learn_something, mlp, snapshot, tiny_vit
+from tests.common import MLP, adapted_mlp, learn_something, mlp, plain, snapshot, tiny_vit
 
 KIND = "sdlora-adapters"
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -66,7 +66,7 @@ def test_a_later_stage_gives_way_to_the_file_and_goes_on(saved):
 
 
 def test_only_what_was_learned_is_in_the_file_and_bfloat16_halves_it(tmp_path):
-    model = SDLoRAModel(tiny_vit(embed_dim=192), SDLoRAConfig())
+    model = SDLoRAModel(tiny_vit(embed_dim=192), plain())
     for k in range(3):
         model.begin_experience({0: [k]})
         learn_something(model)
@@ -79,7 +79,7 @@ def test_only_what_was_learned_is_in_the_file_and_bfloat16_halves_it(tmp_path):
     assert factors < sizes[torch.float32] < factors + 16_000
     assert sizes[torch.bfloat16] < factors / 2 + 16_000
     x, y = torch.randn(4, 3, 32, 32), model.eval()(torch.zeros(1, 3, 32, 32))
-    other = SDLoRAModel(tiny_vit(embed_dim=192), SDLoRAConfig()).eval()
+    other = SDLoRAModel(tiny_vit(embed_dim=192), plain()).eval()
     load_adapters(other, tmp_path / "f")
     assert torch.nn.functional.cosine_similarity(other.features(x), model.features(x)).min() > 0.999
     assert y.shape == (1, 3)

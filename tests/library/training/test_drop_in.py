@@ -14,9 +14,9 @@ from torch.optim import SGD
 import avalanche_sdlora
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.training.loss import CurrentClassesLoss
-from tests.common import Points, points_stream
+from tests.common import Points, plain, points_stream
 
-ALL = SDLoRAConfig(rank=2, targets="*")
+ALL = plain(rank=2, targets="*")
 
 
 def small_mlp():

@@ -11,7 +11,7 @@ import torch
 from avalanche_sdlora import processes
 from tests.shared_cases import CASES, FAILING
 
-QUICK = ["default", "float32", "no labels", "random_ridge", "reduced"]
+QUICK = ["default", "chosen", "float32", "no labels", "random_ridge", "reduced"]
 SIZES = (2, 3)
 
 
@@ -38,9 +38,10 @@ def assert_one_model(folder, name, size):
     assert one["state"].keys() == first["state"].keys()
     for key, t in one["state"].items():
         other = first["state"][key].double()
-        if "statistics" in key and exact:
+        if ".sums." in key and exact:
             assert (t.double() - other).abs().max() <= 1e-12 * t.double().abs().max(), key
-        torch.testing.assert_close(other, t.double(), rtol=0, atol=1e-10 if exact else 1e-5, msg=key)
+        relative = 1e-9 if ".evidence." in key else 0  # sums that may be large
+        torch.testing.assert_close(other, t.double(), rtol=relative, atol=1e-10 if exact else 1e-5, msg=key)
     assert one["metrics"].keys() == first["metrics"].keys()
     for key, (places, values) in one["metrics"].items():
         assert places == first["metrics"][key][0]

@@ -24,6 +24,7 @@ from tests.common import (
     image_stream,
     mlp,
     optimized,
+    plain,
     points_stream,
     snapshot,
     strategy_for,
@@ -154,7 +155,7 @@ def test_classes_that_return_learn_on_in_the_same_rows():
 
 def test_task_labels_can_be_ignored(evaluator):
     benchmark = points_stream(task_labels=True)
-    config = SDLoRAConfig(rank=2, targets="*", use_task_labels=False)
+    config = plain(rank=2, targets="*", use_task_labels=False)
     aware, blind = (strategy_for(config=c, evaluator=evaluator, train_epochs=3) for c in (MLP, config))
     for strategy in (aware, blind):
         torch.manual_seed(0)

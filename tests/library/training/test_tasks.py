@@ -24,7 +24,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAPlugin
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from tests.common import MLP, Points, mlp, optimized, points_stream, snapshot, strategy_for, trainable
 
-LDA = dataclasses.replace(MLP, head="lda")
+LDA = dataclasses.replace(MLP, head="lda", drift="none")
 FOLLOWING = dataclasses.replace(MLP, head="ridge", drift="linear")
 
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from avalanche_sdlora import files
-from experiments import report
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
+from experiments import results
+from experiments.terminal import tables
 
 MATRIX = AccuracyMatrix.from_rows([[91.25], [62.5, 83.75], [70.0, 40.5, 100.0]], [10, 10, 20])
 
 
 def _printed(*args, width=100):
     out = io.StringIO()
-    report.print_report(*args, console=Console(file=out, width=width))
+    tables.print_report(*args, console=Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -37,13 +37,13 @@ def test_the_tables_show_method_and_baselines_side_by_side():
         f"{MATRIX.pooled_accuracy():.2f}",
     ):
         assert shown in text
-    for column in ("Acc", "AAA", "pooled Acc", "forgetting", "BWT"):
+    for column in ("Acc", "AAA", "pooled", "forgetting", "BWT"):
         assert column in text
 
 
 def test_parameters_are_told_below_the_table():
     out = io.StringIO()
-    report.print_report("SD-LoRA", MATRIX, parameters={"kept": 98620}, console=Console(file=out, width=100))
+    tables.print_report("SD-LoRA", MATRIX, parameters={"kept": 98620}, console=Console(file=out, width=100))
     assert out.getvalue().splitlines()[-1] == "parameters: kept 98,620"
 
 
@@ -61,9 +61,9 @@ def test_a_misspelt_number_is_refused():
 
 def test_json_comes_back_as_written(tmp_path):
     path = tmp_path / "new folder" / "result.json"
-    report.write_json(path, {"summary": MATRIX.summary(), "rows": MATRIX.rows()})
+    results.write_json(path, {"summary": MATRIX.summary(), "rows": MATRIX.rows()})
     assert json.loads(path.read_text()) == {"summary": MATRIX.summary(), "rows": MATRIX.rows()}
-    report.write_json(path, {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(2), "p": Path("a")})
+    results.write_json(path, {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(2), "p": Path("a")})
     assert json.loads(path.read_text()) == {"n": 3, "x": 0.5, "a": [0, 1], "p": "a"}
     assert os.listdir(path.parent) == ["result.json"]
 
@@ -75,10 +75,10 @@ def _fail(*args):
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "result.json"
-    report.write_json(path, {"old": 1})
+    results.write_json(path, {"old": 1})
     monkeypatch.setattr(files.os, step, _fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_json(path, {"new": 2})
+        results.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["result.json"]
 
@@ -88,34 +88,20 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, step
 )
 def test_what_json_cannot_say_leaves_the_old_file(tmp_path, data, error):
     path = tmp_path / "result.json"
-    report.write_json(path, {"old": 1})
+    results.write_json(path, {"old": 1})
     with pytest.raises(error):
-        report.write_json(path, {"begun": [1] * 1000, "then": data})
+        results.write_json(path, {"begun": [1] * 1000, "then": data})
     assert json.loads(path.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_the_plot_is_a_picture_and_replaces_the_old_one_whole(tmp_path, monkeypatch):
-    path = tmp_path / "matrix.png"
-    report.plot_accuracy_matrix(path, MATRIX, "SD-LoRA")
-    with Image.open(path) as image:
-        colours = len(image.convert("RGB").getcolors(2**24))
-    assert colours > 50
-    before = path.read_bytes()
-    monkeypatch.setattr(files.os, "replace", _fail)
-    with pytest.raises(OSError, match="disk full"):
-        report.plot_accuracy_matrix(path, MATRIX, "another")
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["matrix.png"]
-
-
 def test_the_environment_is_told_without_names_of_machines(monkeypatch):
-    told = report.environment()
+    told = results.environment()
     json.dumps(told, allow_nan=False)
     assert {"python", "avalanche-lib", "torch", "timm", "torchvision", "numpy", "avalanche-sdlora"} == set(
         told["versions"]
     )
     assert told["threads"] >= 1
     assert os.uname().nodename not in json.dumps(told)
-    monkeypatch.setattr(report, "_PACKAGES", ("surely-not-installed",))
-    assert report.environment()["versions"]["surely-not-installed"] is None
+    monkeypatch.setattr(results, "_PACKAGES", ("surely-not-installed",))
+    assert results.environment()["versions"]["surely-not-installed"] is None

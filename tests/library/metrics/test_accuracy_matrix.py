@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.accuracy import AccuracyMatrix
+from avalanche_sdlora.metrics import AccuracyMatrix
 
 ROWS = [[90.0], [60.0, 80.0], [70.0, 40.0, 100.0]]
 

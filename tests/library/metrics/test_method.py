@@ -8,7 +8,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 
-from avalanche_sdlora.training.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
+from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 from tests.common import MLP, mlp, points_stream, strategy_for
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from experiments.recipes import published
-from experiments.report import write_json
 
 Results = Mapping[str, Any]
 MEASURES = {"acc": "Acc", "aaa": "AAA", "forgetting": "forgetting"}
@@ -53,6 +50,7 @@ class Row:
             ``gap`` is the share of the way from sequential to joint LoRA, in percent of Acc.
         differences: Differences of ``acc`` and ``aaa`` to the stream's first method, over the seeds that both have.
         curves: Accuracy on all classes seen, by seed and task; NaN where it was not measured.
+        images: A line that says which images these are, if it is known.
     """
 
     stream: str
@@ -62,47 +60,7 @@ class Row:
     values: Mapping[str, Estimate | None]
     differences: Mapping[str, Estimate | None] = dataclasses.field(default_factory=dict)
     curves: Sequence[Sequence[float]] = ()
-
-
-def remember_order(folder: str | Path, streams: Sequence[str], methods: Sequence[str]) -> None:
-    """Note in which order streams and methods are shown; those that were noted before come first."""
-    before = _order(Path(folder))
-    after = {"streams": streams, "methods": methods}
-    order = {key: list(dict.fromkeys([*before[key], *after[key]])) for key in after}
-    if order != before:
-        write_json(Path(folder, "order.json"), order)
-
-
-def _order(folder: Path) -> dict[str, list[str]]:
-    path = folder / "order.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"streams": [], "methods": []}
-
-
-def collect(folder: str | Path) -> dict[str, dict[str, dict[int, Results]]]:
-    """The finished results in a folder by stream, method and seed, in the order of the comparison.
-
-    Raises:
-        ValueError: A file is no JSON, or there is none.
-    """
-    found: dict[str, dict[str, dict[int, Results]]] = {}
-    for path in sorted(Path(folder).glob("*/*/seed*/results.json")):
-        try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not readable as JSON ({error})") from None
-        cells = found.setdefault(results["arguments"]["dataset"], {}).setdefault(path.parts[-3], {})
-        cells[results["seed"]] = results
-    if not found:
-        raise ValueError(f"{folder}: nothing in it is finished (STREAM/METHOD/seedN/results.json)")
-    order = _order(Path(folder))
-    return {
-        stream: {method: found[stream][method] for method in _sorted(found[stream], order["methods"])}
-        for stream in _sorted(found, order["streams"])
-    }
-
-
-def _sorted(names: Mapping[str, Any], order: Sequence[str]) -> list[str]:
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    images: str = ""
 
 
 def summarize(found: Mapping[str, Mapping[str, Mapping[int, Results]]]) -> list[Row]:
@@ -167,6 +125,7 @@ def _row(
             [math.nan if row is None else float(np.mean(row)) for row in results["accuracy_matrix"]]
             for results in cells.values()
         ],
+        next((results["caption"] for results in cells.values() if "caption" in results), ""),
     )
 
 

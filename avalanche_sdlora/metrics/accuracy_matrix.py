@@ -11,10 +11,8 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +29,8 @@ class AccuracyMatrix:
         values: ``(N, N)`` float64, percent. Only the diagonal and the entries below it are read; those
             above it are replaced by NaN, so that they cannot enter a mean unseen. A missing row is NaN throughout.
         samples: ``(N,)`` int64, the number of test samples of each experience.
+        balanced: The balanced accuracy at the end, percent: the mean of the recalls of all classes seen, every class
+            weighted alike; None where it was not measured.
 
     Raises:
         ValueError: The matrix is empty or not square, an accuracy in use is not within 0 and 100, or the
@@ -39,6 +39,7 @@ class AccuracyMatrix:
 
     values: NDArray[np.float64]
     samples: NDArray[np.int64]
+    balanced: float | None = None
 
     def __post_init__(self) -> None:
         values = np.array(self.values, dtype=np.float64)
@@ -59,7 +60,9 @@ class AccuracyMatrix:
         object.__setattr__(self, "samples", samples)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[ArrayLike | None], samples: Sequence[int]) -> AccuracyMatrix:
+    def from_rows(
+        cls, rows: Sequence[ArrayLike | None], samples: Sequence[int], balanced: float | None = None
+    ) -> AccuracyMatrix:
         """Build the matrix from one row for each experience trained so far.
 
         Args:
@@ -67,6 +70,7 @@ class AccuracyMatrix:
                 nothing was measured after experience ``i``, which the last row cannot be.
             samples: Test samples of each experience, at least ``len(rows)`` of them; later ones are ignored,
                 so that an unfinished stream can be reported.
+            balanced: The balanced accuracy after the last row, percent, if it was measured.
 
         Raises:
             ValueError: A row is too short, or as for the class.
@@ -80,7 +84,7 @@ class AccuracyMatrix:
             if accuracies.ndim != 1 or len(accuracies) <= i:
                 raise ValueError(f"Row {i} needs {i + 1} accuracies; got shape {accuracies.shape}.")
             values[i, : i + 1] = accuracies[: i + 1]
-        return cls(values, np.asarray(samples)[:n])
+        return cls(values, np.asarray(samples)[:n], balanced)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -129,26 +133,19 @@ class AccuracyMatrix:
         return float(np.mean(self.values[last, :last] - np.diagonal(self.values)[:last]))
 
     def summary(self) -> dict[str, float]:
-        """All five numbers, percent and finite: ``acc``, ``aaa``, ``pooled_acc``, ``forgetting``, ``bwt``.
+        """All numbers, percent and finite: ``acc``, ``aaa``, ``pooled_acc``, ``forgetting``, ``bwt``.
 
-        Where rows are missing only ``acc`` and ``pooled_acc``, which are of the last.
+        Also ``balanced_acc``, if it was measured. Where rows are missing only ``acc``, ``pooled_acc`` and
+        ``balanced_acc``, which are of the last.
         """
         last = {"acc": self.average_accuracy(), "pooled_acc": self.pooled_accuracy()}
+        if self.balanced is not None:
+            last["balanced_acc"] = self.balanced
         if None in self.rows():
             return last
         return {
-            "acc": last["acc"],
+            **last,
             "aaa": self.average_anytime_accuracy(),
-            "pooled_acc": last["pooled_acc"],
             "forgetting": self.forgetting(),
             "bwt": self.backward_transfer(),
         }
-
-
-def experience_accuracies(metrics: Mapping[str, Any]) -> list[float]:
-    """Percent on each test experience, from the names that Avalanche gives its metrics in an evaluation."""
-    found = {}
-    for name, value in metrics.items():
-        if match := re.fullmatch(r"Top1_Acc_Exp/eval_phase/test_stream/(?:Task\d+/)?Exp(\d+)", name):
-            found[int(match[1])] = 100 * float(value)
-    return [found[j] for j in range(len(found))]

@@ -1,0 +1,72 @@
+"""The classifiers in closed form: what each is made from, and how it is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
+from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.statistics import FeatureStatistics
+
+#: Kinds of classifiers in closed form. Where several are as good on held-out images, the first is taken.
+KINDS = ("random_ridge", "lda", "ridge", "ncm")
+
+
+class Solved(NamedTuple):
+    """A linear classifier of ``D`` features: scores ``x W^T + b``."""
+
+    weight: Tensor  # (classes, D), in the order of the statistics' labels
+    bias: Tensor  # (classes,)
+    penalty: float | None = None  # of a ridge regression
+
+
+class Candidate(NamedTuple):
+    """A classifier that may be chosen.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        units: Of the random expansion, the first so many; 0: the features themselves.
+    """
+
+    kind: str
+    units: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people: ``lda``, ``random_ridge (500 units)``."""
+        return f"{self.kind} ({self.units} units)" if self.units else self.kind
+
+    def solve(self, statistics: FeatureStatistics, penalty: float | None = None) -> Solved:
+        """The classifier, from statistics of the features or of all units of the expansion.
+
+        Args:
+            statistics: Of at least one sample.
+            penalty: Of a ridge regression, where it is known; None: chosen by generalised cross-validation.
+        """
+        if self.units:
+            statistics = statistics.of_first(self.units)
+        fit = _FITS[self.kind]
+        return Solved(*fit(statistics, penalty) if fit is fit_ridge else fit(statistics))
+
+
+def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
+    """What may be chosen.
+
+    Args:
+        kind: One of :data:`KINDS`, or "auto" for all of them.
+        expansion: Units of the random expansion. None: 2000, or 500 of them, whichever is right more often.
+    """
+    kinds = KINDS if kind == "auto" else (kind,)
+    sizes = (2000, 500) if expansion is None else (expansion,)
+    return tuple(Candidate(k, size) for k in kinds for size in (sizes if k == "random_ridge" else (0,)))
+
+
+_FITS: dict[str, Callable[..., Any]] = {
+    "ncm": fit_ncm,
+    "lda": fit_lda,
+    "ridge": fit_ridge,
+    "random_ridge": fit_ridge,
+}

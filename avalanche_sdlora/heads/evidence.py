@@ -1,0 +1,119 @@
+"""What held-out images say of several classifiers: which is right most often, and how sure it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: The temperatures that are compared, 20 in every decade from 0.001 to 100.
+TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
+
+
+class Verdict(NamedTuple):
+    """How several classifiers did on the same held-out images.
+
+    Attributes:
+        right: ``(classifiers, n)``, whether each image was classified right.
+        loss: ``(classifiers, temperatures)``, summed negative log likelihood of the true classes, in nats.
+        doubt: ``(classifiers, temperatures)``, the same sum for classes drawn evenly from those that compete.
+    """
+
+    right: Tensor
+    loss: Tensor
+    doubt: Tensor
+
+
+def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
+    """Judges classifiers by their scores.
+
+    Args:
+        scores: Of each classifier, ``(n, k)``: those of the ``k`` classes that compete.
+        targets: ``(n,)``, the index of the true class among them.
+    """
+    right = torch.stack([s.argmax(1) == targets for s in scores])
+    loss, doubt = (torch.zeros(len(scores), len(TEMPERATURES), dtype=torch.float64) for _ in range(2))
+    for i, s in enumerate(scores):
+        s = s.double()
+        for j, temperature in enumerate(TEMPERATURES.tolist()):
+            log_p = torch.log_softmax(s / temperature, dim=1)
+            loss[i, j] = -log_p.gather(1, targets[:, None]).sum()
+            doubt[i, j] = -log_p.mean(1).sum()
+    return Verdict(right, loss.to(right.device), doubt.to(right.device))
+
+
+def clearly_worse(right: Tensor, before: Tensor) -> bool:
+    """Whether a classifier is worse on ``n`` images than another by more than the standard error of the difference.
+
+    Args:
+        right: ``(n,)``, where it is right.
+        before: ``(n,)``, where the other is.
+    """
+    lost, won = int((before & ~right).sum()), int((right & ~before).sum())
+    return lost - won > (lost + won) ** 0.5
+
+
+class Evidence(nn.Module):
+    """The verdicts on the held-out images of a stream, summed up: no image is kept.
+
+    Args:
+        classifiers: How many are compared.
+
+    Attributes:
+        held: Number of images so far.
+        hits: ``(classifiers,)``, how many of them each classified right.
+        loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
+            with every new one, since with fewer classes another temperature was right.
+        doubt: ``(classifiers, temperatures)``, likewise summed.
+        recent: Number of images in ``loss``, of which the older count less.
+    """
+
+    held: Tensor
+    hits: Tensor
+    loss: Tensor
+    doubt: Tensor
+    recent: Tensor
+
+    def __init__(self, classifiers: int) -> None:
+        super().__init__()
+        for name, shape in (
+            ("held", ()),
+            ("hits", (classifiers,)),
+            ("loss", (classifiers, len(TEMPERATURES))),
+            ("doubt", (classifiers, len(TEMPERATURES))),
+            ("recent", ()),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def add(self, verdict: Verdict) -> None:
+        """Adds an experience's verdict."""
+        n = verdict.right.shape[1]
+        self.held += n
+        self.hits += verdict.right.sum(1)
+        for name, new in (("loss", verdict.loss), ("doubt", verdict.doubt), ("recent", n)):
+            kept = getattr(self, name)
+            kept.mul_(0.5).add_(new)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    def best(self, verdict: Verdict | None = None) -> int:
+        """The classifier with the most hits, those of ``verdict`` included; of several, the first."""
+        hits = self.hits if verdict is None else self.hits + verdict.right.sum(1)
+        return int((hits == hits.max()).nonzero()[0])
+
+    def temperature(self, classifier: int) -> float:
+        """The temperature under which the held-out images are most likely (Guo et al., ICML 2017, arXiv 1706.04599).
+
+        One more image counts with them, of any class: a few images that are all right would otherwise want certainty.
+        1 where there are no held-out images.
+        """
+        if not self.recent:
+            return 1.0
+        cost = self.loss[classifier] + self.doubt[classifier] / self.recent
+        return float(TEMPERATURES[int(cost.argmin())])

@@ -1,0 +1,172 @@
+"""Trying what features make of a head: candidates solved without the images held out, and judged by them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avalanche_sdlora.heads.candidates import Candidate, Solved
+from avalanche_sdlora.heads.drift import DriftMoments, Frame
+from avalanche_sdlora.heads.evidence import Verdict, judge
+from avalanche_sdlora.heads.expansion import RandomExpansion
+from avalanche_sdlora.heads.statistics import FeatureStatistics
+
+#: Statistics by what they are of: "features" themselves, or their random expansion, "expanded".
+Sums = Mapping[str, FeatureStatistics]
+
+
+class Images(NamedTuple):
+    """The images of an experience, as one state of the model gives their features.
+
+    Attributes:
+        x: Features ``(n, d)``.
+        y: The rows ``(n,)`` of their classes.
+        held: ``(n,)``, which of them were held out from training.
+        competing: The rows that those are classified among; None: all that have samples.
+    """
+
+    x: Tensor
+    y: Tensor
+    held: Tensor
+    competing: Tensor | None
+
+
+class Trial(NamedTuple):
+    """What the features of an experience make of a head.
+
+    Attributes:
+        frame: The coordinates of the statistics; None where features are not followed.
+        base: Statistics of all that counts but the images held out.
+        held: Statistics of those.
+        solved: The candidates from ``base``; none where there are no images held out.
+        verdict: How they did on those.
+    """
+
+    frame: Frame | None
+    base: dict[str, FeatureStatistics]
+    held: dict[str, FeatureStatistics]
+    solved: list[Solved]
+    verdict: Verdict | None
+
+
+def space_of(candidate: Candidate) -> str:
+    """The statistics that a candidate is made from."""
+    return "expanded" if candidate.units else "features"
+
+
+def project(x: Tensor, frame: Frame | None, expand: RandomExpansion | None, units: int | None = None) -> Tensor:
+    """Features ``(n, d)`` as statistics see them, ``(n, D)``.
+
+    Args:
+        x: Features of the present model.
+        frame: Brings them to the coordinates of the statistics.
+        expand: The expansion after it; None: no expansion.
+        units: The first so many units alone; None: all.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x if frame is None else frame(x)
+        return x if expand is None else expand(x, units)
+
+
+def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None:
+    """The frame once features have moved from ``before (n, d)`` to ``after (n, d)``; as it was for less than two."""
+    if frame is None or len(before) < 2:
+        return frame
+    moments = DriftMoments(before.shape[1]).to(before.device)
+    moments.update(before, after)
+    frame = copy.deepcopy(frame)
+    frame.follow(moments.fit())
+    return frame
+
+
+class Trials:
+    """Tries candidates.
+
+    Args:
+        candidates: What may be chosen.
+        expand: The random expansion, where one of them wants it.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], expand: RandomExpansion | None) -> None:
+        self.candidates = candidates
+        self.expand = expand
+
+    def gathered(self, x: Tensor, y: Tensor, frame: Frame | None, like: Sums) -> dict[str, FeatureStatistics]:
+        """Statistics, of the kinds of ``like``, of features ``x (n, d)`` of the rows ``y (n,)``."""
+        sums = {space: FeatureStatistics(len(s.second)).to(x.device) for space, s in like.items()}
+        for part, rows in zip(x.split(1024), y.split(1024)):  # the expansion of all would be large
+            for space, statistics in sums.items():
+                statistics.update(project(part, frame, self.expand if space == "expanded" else None), rows)
+        return sums
+
+    def attempt(self, images: Images, base: Sums, frame: Frame | None, penalties: Sequence[float | None] = ()) -> Trial:
+        """Solves and judges the candidates.
+
+        Args:
+            images: Of the experience.
+            base: Statistics of what counts beside them.
+            frame: That of the features.
+            penalties: Of the candidates, where they are known; otherwise each chooses its own.
+        """
+        x, y, held, _ = images
+        base = {space: sums.copy() for space, sums in base.items()}
+        for space, sums in self.gathered(x[~held], y[~held], frame, base).items():
+            base[space].add(sums)
+        kept_out = self.gathered(x[held], y[held], frame, base)
+        judged = torch.isin(y, next(iter(base.values())).labels) & held  # a class may have no other images
+        if not judged.any():
+            return Trial(frame, base, kept_out, [], None)
+        known = penalties or [None] * len(self.candidates)
+        solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.candidates, known)]
+        scores, targets = self._scores(solved, base, images, judged, frame)
+        return Trial(frame, base, kept_out, solved, judge(scores, targets))
+
+    def of_old_classes(self, before: Trial, old: Tensor, images: Images) -> Verdict | None:
+        """How right the candidates are of classes whose statistics are older than the features.
+
+        The classes of an experience are recognised by statistics of the features as they are; all older ones by
+        statistics of features that have moved since, brought back by a map that was estimated on other classes. So the
+        present classes are put in their place: the candidates are those made of the features before the experience,
+        and each half of the classes is recognised after it by the map that the other half gives.
+
+        Args:
+            before: What the features before the experience made.
+            old: Those features ``(n, d)``.
+            images: With the features after it.
+
+        Returns:
+            None where there is only one class, or none has images held out.
+        """
+        x, y, held, _ = images
+        known = torch.isin(y, next(iter(before.base.values())).labels)
+        found: list[tuple[list[Tensor], Tensor]] = []
+        classes = y.unique()
+        for half in (classes[::2], classes[1::2]):
+            own = torch.isin(y, half)
+            judged = own & held & known
+            if judged.any() and not own.all():
+                frame = followed(before.frame, old[~own], x[~own])
+                found.append(self._scores(before.solved, before.base, images, judged, frame))
+        if not found:
+            return None
+        scores = [torch.cat(parts) for parts in zip(*(scores for scores, _ in found))]
+        return judge(scores, torch.cat([targets for _, targets in found]))
+
+    def _scores(
+        self, solved: Sequence[Solved], base: Sums, images: Images, judged: Tensor, frame: Frame | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Each candidate's scores ``(n, k)`` for the classes that compete, and the index ``(n,)`` of the true one."""
+        labels = next(iter(base.values())).labels
+        compete = labels if images.competing is None else labels[torch.isin(labels, images.competing)]
+        x, y = images.x[judged], images.y[judged]
+        columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
+        scores = []
+        for candidate, (weight, bias, _) in zip(self.candidates, solved):
+            h = project(x, frame, self.expand if candidate.units else None, candidate.units or None)
+            scores.append(F.linear(h.to(weight), weight[columns], bias[columns]))
+        return scores, (y[:, None] == compete).to(torch.uint8).argmax(1)

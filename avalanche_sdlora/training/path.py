@@ -1,0 +1,113 @@
+"""How far the adapted weights may travel while an experience is learned: a step size that cannot run away."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
+from avalanche_sdlora.adapter.projection import Projection
+from avalanche_sdlora.model import SDLoRAModel
+
+#: No single step changes the adapted weights by more than this share of their norm.
+LARGEST_STEP = 0.02
+#: No single step changes the linear head by more than this share of its norm.
+LARGEST_HEAD_STEP = 0.1
+#: The share of the steps in which they grow; after it they shrink to nothing.
+WARM_UP = 0.1
+
+
+def profile(steps: int) -> list[float]:
+    """The relative size of each of ``steps`` steps: a linear warm-up to 1, then a linear decline towards 0."""
+    return [min(1.0, (i + 1) / max(1.0, WARM_UP * steps)) * (1 - i / steps) for i in range(steps)]
+
+
+class PathLimit:
+    """Shortens the steps of any optimizer, so that the sum of their sizes over an experience stays within a bound.
+
+    The size of a step is ``sqrt(sum_p ||dW_p||_F^2 / sum_p ||W0_p||_F^2)`` over all projections ``p``: what it changes
+    of the adapted weights, in units of the frozen ones. Each step may have its share of the ``path`` by
+    :func:`profile`, and never more than :data:`LARGEST_STEP`; where the optimizer's own step is longer, all
+    parameters of directions and magnitudes go only that part of its way. What counts is then the direction of a step.
+    Learning rate, batch size, number of epochs and the scale of features and factors hardly matter any more, as long
+    as the optimizer's own steps are not much too short, and a rate that would make training diverge cannot.
+
+    The change of a frozen direction's coefficients is counted as if the directions were orthogonal, which those of
+    independent tasks all but are; that of the direction that trains is exact, from its factors.
+
+    Args:
+        model: The model, once the experience has begun.
+        path: The bound, above 0.
+        steps: The number of optimizer steps that are expected; later ones may have what the last had.
+    """
+
+    def __init__(self, model: SDLoRAModel, path: float, steps: int) -> None:
+        self.model = model
+        shares = profile(max(1, steps))
+        self.shares = shares
+        self.limits = [min(LARGEST_STEP, path * share / sum(shares)) for share in shares]
+        self.projections: list[tuple[Projection, int]] = []
+        norms = []
+        for adapter in (m for m in model.backbone.modules() if isinstance(m, SDLoRALinear)):
+            for projection, column in zip(projections_of(adapter), adapter.columns):
+                self.projections.append((projection, column))
+                norms.append(torch.linalg.norm(adapter.base.weight[projection.start : projection.stop].double()))
+        self.norm = torch.stack(norms).norm() if norms else None  # of all frozen weights that are adapted
+        self._before: list[Tensor] = []
+
+    def _parameters(self) -> list[Tensor]:
+        factors = itertools.chain.from_iterable((p.A, p.B) for p, _ in self.projections)
+        return [*factors, self.model.magnitudes.alpha, self.model.head.weight, self.model.head.bias]
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Remembers where the parameters are."""
+        self._before = [p.detach().clone() for p in self._parameters()]
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Shortens the step that has been made, the ``step``-th of the experience, counted from 0."""
+        i = min(step, len(self.limits) - 1)
+        *adapted, weight, bias = zip(self._parameters(), self._before)
+        if self.norm is not None:
+            size = self._change().sqrt() / self.norm
+            _shorten(adapted, (self.limits[i] / size).clamp(max=1.0))
+        moved = torch.linalg.norm(weight[0] - weight[1])
+        allowed = LARGEST_HEAD_STEP * self.shares[i] * torch.linalg.norm(weight[1])
+        _shorten([weight, bias], (allowed / moved).clamp(max=1.0))
+        self._before = []
+
+    def _change(self) -> Tensor:
+        """``sum_p ||dW_p||_F^2`` of the step just made, a float64 scalar."""
+        *factors, alpha = self._before[:-2]
+        fixed = self.model.magnitudes.fixed
+        old, new = (torch.cat([fixed, a]).double() for a in (alpha, self.model.magnitudes.alpha))  # (t, columns)
+        total = old.new_zeros(())
+        for (p, column), A0, B0 in zip(self.projections, factors[::2], factors[1::2]):
+            a0, a1 = old[:, column], new[:, column]
+            R = len(p.bank_A)
+            if R:
+                first = torch.ones(R, dtype=torch.bool, device=p.owner.device)
+                first[1:] = p.owner[1:R] != p.owner[: R - 1]  # one column of each frozen direction
+                owners, scale = p.owner[:R][first], p.scale[:R][first].double()
+                total = total + ((a1 - a0)[owners] * scale).square().sum()
+            if len(p.A):
+                # a1 B1 A1 - a0 B0 A0 = (a1 B1 - a0 B0) A1 + a0 B0 (A1 - A0), from r-by-r products
+                k = p.owner[R]  # a tensor, which is not waited for
+                B = torch.cat([a1[k] * p.B.double() - a0[k] * B0.double(), a0[k] * B0.double()], dim=1)  # (out, 2 r)
+                A = torch.cat([p.A.double(), p.A.double() - A0.double()])  # (2 r, in)
+                total = total + ((B.T @ B) * (A @ A.T)).sum().clamp(min=0)
+        return total
+
+
+def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor) -> None:
+    """Puts parameters back to where ``share`` of their way from the old value to the new one ends.
+
+    A step that is not finite, or that has no size, is not made, or stays as it is.
+    """
+    finite = torch.stack([torch.isfinite(new).all() for new, _ in pairs]).all()
+    for new, old in pairs:
+        part = torch.where(share < 1, old + share.to(old.dtype) * (new - old), new)
+        new.copy_(torch.where(finite, part, old))

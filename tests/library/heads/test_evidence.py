@@ -1,0 +1,68 @@
+"""Held-out images: which are taken, what they say of classifiers, and how sure these should be."""
+
+import pytest
+import torch
+
+from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, clearly_worse, judge
+from avalanche_sdlora.training.held_out import held_out
+
+
+def test_every_class_gives_its_share_and_keeps_an_image():
+    targets = [0] * 40 + [1] * 10 + [2] * 2 + [3]
+    held = held_out(targets, 0.1)
+    assert [int(held[torch.tensor(targets) == c].sum()) for c in range(4)] == [4, 1, 1, 0]
+    state = torch.random.get_rng_state()
+    assert torch.equal(held_out(targets, 0.1), held)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert int(held_out([0, 0], 0.5).sum()) == 1
+
+
+def scores(n=400, classes=4, seed=0, signal=1.0):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (n,), generator=g)
+    logits = torch.randn(n, classes, generator=g, dtype=torch.float64)
+    return logits + signal * torch.nn.functional.one_hot(y, classes), y
+
+
+def test_the_classifier_with_the_most_hits_is_best_and_the_first_of_equals():
+    good, y = scores(signal=3.0)
+    poor = scores(signal=0.5)[0]
+    evidence = Evidence(3)
+    assert evidence.best() == 0
+    verdict = judge([poor, good, good], y)
+    assert evidence.best(verdict) == 1
+    evidence.add(verdict)
+    evidence.add(judge([good, poor, poor], y))
+    assert evidence.best() == 0 or evidence.hits[1] > evidence.hits[0]
+    assert evidence.hits.tolist() == [
+        float((s.argmax(1) == y).sum() + (t.argmax(1) == y).sum())
+        for s, t in ((poor, good), (good, poor), (good, poor))
+    ]
+
+
+@pytest.mark.parametrize("factor", [0.05, 1.0, 20.0])
+def test_the_temperature_undoes_a_factor_of_the_scores(factor):
+    """Labels drawn from softmax(s) make 1 the right temperature of s, and the factor that of its multiple."""
+    g = torch.Generator().manual_seed(1)
+    s = 2 * torch.randn(4000, 5, generator=g, dtype=torch.float64)
+    y = torch.multinomial(s.softmax(1), 1, generator=g)[:, 0]
+    evidence = Evidence(1)
+    evidence.add(judge([factor * s], y))
+    assert evidence.temperature(0) == pytest.approx(factor, rel=0.13)
+
+
+def test_few_images_that_are_all_right_do_not_make_certain():
+    s, y = torch.eye(4, dtype=torch.float64)[[0, 1, 2]], torch.arange(3)
+    evidence = Evidence(1)
+    assert evidence.temperature(0) == 1.0
+    evidence.add(judge([s], y))
+    assert TEMPERATURES[0] < evidence.temperature(0)
+    assert (s / evidence.temperature(0)).softmax(1).max() < 0.95
+
+
+def test_worse_means_by_more_than_the_standard_error_of_the_difference():
+    n = torch.arange(100)
+    assert not clearly_worse(n < 89, n < 90)
+    assert clearly_worse(n < 88, n < 90)
+    assert not clearly_worse(n < 95, n < 90)
+    assert not clearly_worse(torch.roll(n, 5) < 88, n < 90)  # 2 fewer in all, 12 images differ
