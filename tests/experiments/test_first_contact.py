@@ -89,7 +89,7 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
 
 def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys):
     stopped = []
-    monkeypatch.setattr(Cell, "run", lambda self, threads: (os.kill(os.getpid(), signal.SIGINT), time.sleep(1)))
+    monkeypatch.setattr(Cell, "run", lambda self, *args: (os.kill(os.getpid(), signal.SIGINT), time.sleep(1)))
     monkeypatch.setattr(Cell, "stop", lambda self: stopped.append(self))
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, compare.main, "digits", "--output", tmp_path / "all", "--seeds", 0, 1, "--only", "default")
