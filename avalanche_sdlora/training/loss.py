@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -134,9 +134,9 @@ class CurrentClassesLoss(GrowingModule):
 
     def _criterion(self, logits: Tensor, targets: Tensor, competing: Tensor) -> Tensor:
         criterion = self.criterion
-        if not _is_cross_entropy(criterion) or not criterion.label_smoothing:  # type: ignore[attr-defined]
+        if not _is_cross_entropy(criterion) or not criterion.label_smoothing:
             return criterion(logits, targets)
-        return smoothed_cross_entropy(logits, targets, competing, criterion)  # type: ignore[arg-type]
+        return smoothed_cross_entropy(logits, targets, competing, criterion)
 
     @torch.no_grad()
     def _check_ignores(self, logits: Tensor, targets: Tensor, competing: Tensor) -> bool:
@@ -155,7 +155,7 @@ class CurrentClassesLoss(GrowingModule):
         return True
 
 
-def _is_cross_entropy(criterion: Any) -> bool:
+def _is_cross_entropy(criterion: Any) -> TypeGuard[nn.CrossEntropyLoss]:
     """Whether it computes what ``torch.nn.CrossEntropyLoss`` does; a subclass may have a forward of its own."""
     return isinstance(criterion, nn.CrossEntropyLoss) and type(criterion).forward is nn.CrossEntropyLoss.forward
 
