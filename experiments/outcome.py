@@ -17,7 +17,7 @@ from experiments.figures.pictures import picture, specifications, write_svg
 from experiments.recipes import published, recipe_of
 from experiments.report.page import write_report
 from experiments.resolve import Resolved
-from experiments.results import environment, write_json
+from experiments.results import environment
 from experiments.terminal.tables import print_report
 
 logger = logging.getLogger("experiments")
@@ -120,8 +120,8 @@ def leave_figures(output: Path, results: dict[str, Any], writer: Any) -> None:
     A failure here does not take the results of the run away.
 
     Args:
-        output: The folder of the run; its results are there.
-        results: Their contents; the seconds that figures took are added, also in the file.
+        output: The folder of the run.
+        results: The contents of its ``results.json``; the seconds that figures took are added.
         writer: Of TensorBoard's events.
     """
     begun = time.perf_counter()
@@ -139,6 +139,4 @@ def leave_figures(output: Path, results: dict[str, Any], writer: Any) -> None:
         spent = time.perf_counter() - begun
         for name in ("figures", "total"):
             results["seconds"][name] = results["seconds"].get(name, 0.0) + spent
-        write_json(output / "results.json", results)
     writer.flush()
-    print(f"results.json, adapters, figures and TensorBoard events are in {output}")

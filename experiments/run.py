@@ -169,9 +169,10 @@ def run(
             )
             write_model_card(output / "README.md", results)
         clock.lap("figures")
+        leave_figures(output, results, board.writer)
         write_json(output / "results.json", results)  # a folder that has it holds a finished run
         checkpoint.remove()
-        leave_figures(output, results, board.writer)
+        print(f"results.json, adapters, figures and TensorBoard events are in {output}")
     return results
 
 

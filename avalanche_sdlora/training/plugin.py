@@ -446,7 +446,6 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             raise
         self._point = self._guard = self._resting = self._path = None
         self._stage = _stage(strategy.model)
-        self._give_epochs_back(strategy)
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model

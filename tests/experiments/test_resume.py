@@ -121,10 +121,11 @@ def test_every_method_that_says_so_can_be_resumed(name, tmp_path):
     assert all(torch.equal(t, after[key]) for key, t in whole.items())
 
 
-def test_a_longer_first_experience_goes_on_with_what_is_left_of_it(tmp_path):
+@pytest.mark.parametrize("kills", [(6, 9, 4), (13,), (13, 3)])
+def test_a_longer_first_experience_goes_on_with_what_is_left_of_it(kills, tmp_path):
     settings = {"killer": KillAtAnEnd, "more": {"sdlora.first_epochs": 3}}
     whole = learn("sdlora", tmp_path / "whole", **settings)
-    for kill in (6, 9, 4):  # in its second epoch, after its last, and in the second experience
+    for kill in kills:  # 6: in its second epoch; 13, or 9 more: after its last; 3 and 4: in the second experience
         with pytest.raises(KilledError):
             learn("sdlora", tmp_path / "killed", kill, **settings)
     after = learn("sdlora", tmp_path / "killed", **settings)
