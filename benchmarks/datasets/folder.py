@@ -91,5 +91,5 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-SPLIT_FOLDER = BenchmarkSpec("folder", _find, n_experiences=10, locate=_locate)
+SPLIT_FOLDER = BenchmarkSpec("folder", _find, n_experiences=10, uneven=True, locate=_locate)
 """The classes of the folder that ``root`` names; ``class_order.txt`` in it, a class on a line, gives their order."""

@@ -76,7 +76,7 @@ def test_evaluation_does_not_depend_on_the_cache_and_training_is_augmented(tmp_p
         ({"train/a": 2, "train/b": 2, "test/a": 1}, {}, "test lacks the classes b"),
         ({"train/a": 2, "test/b": 2, "test/a": 1}, {}, "train lacks the classes b"),
         ({"train/a": 2, "train/b": 2}, {}, "no images in the folders train"),
-        ({"a": 3, "b": 3, "c": 3}, {"n_experiences": 2}, "divisor of 3"),
+        ({"a": 3, "b": 3, "c": 3}, {"n_experiences": 4}, "choose 1 to 3"),
         ({"a": 3, "b": 3}, {"augment": "papre"}, "Unknown augmentation"),
         ({"a": 3, "b": 3}, {"cache": "ram"}, "cache='ram': expected disk"),
         ({"a": 3, "b": 3}, {"cache_mb": 5}, "choose cache=disk"),
@@ -106,3 +106,9 @@ def test_a_file_in_the_folder_gives_the_class_order(tmp_path):
         assert benchmark.class_names == ("a", "b", "c")
         assert benchmark.class_order == [2, 0, 1]
         assert "class_order.txt" in benchmark.source
+
+
+def test_any_number_of_experiences_shares_the_classes_out(tmp_path):
+    fill(tmp_path, {name: 2 for name in "abcde"})
+    stream = make_benchmark(f"folder:{tmp_path}", inputs=SMALL, n_experiences=3).train_stream
+    assert [len(e.classes_in_this_experience) for e in stream] == [2, 2, 1]
