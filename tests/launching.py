@@ -26,8 +26,9 @@ import experiments.run
 from avalanche_sdlora import Checkpoint, processes
 from tests.together import stat_of
 
-SETTINGS = "--tasks 2 --epochs 2 --batch_size 128 --image_size 16 --seed 3 --device cpu --sdlora.rank 2"
-OPTIONS = [*SETTINGS.split(), "--baselines", "false", "--figures", "none"]
+SETTINGS = "--tasks 2 --epochs 2 --batch_size 128 --image_size 16 --seed 3 --device cpu"
+METHOD = "--baselines false --figures none --sdlora.rank 2 --sdlora.expansion 50 --sdlora.first_epochs 2"
+OPTIONS = [*SETTINGS.split(), *METHOD.split()]
 
 
 def fork(work):
@@ -112,7 +113,7 @@ def launch(folder, name, size, output, lose=None, after=0.0, by=signal.SIGKILL, 
 
     Args:
         lose: The rank that is lost, "all", "launcher", or nobody.
-        after: Seconds after the second checkpoint of this launch.
+        after: Seconds after the first checkpoint that holds something new.
 
     Returns:
         ``status`` of torchrun, and the ``seconds`` until all processes had ended, from the loss on.
@@ -122,8 +123,8 @@ def launch(folder, name, size, output, lose=None, after=0.0, by=signal.SIGKILL, 
     torchrun_process = Forked(fork(torchrun_of(size, output, folder / f"{name}.log", watch)))
     ranks = []
     if lose is not None:
-        seen = set()
-        while len(seen) < 3 and torchrun_process.poll() is None:
+        seen, enough = set(), 2 if checkpoint.exists() else 3  # a new run has one before it is trained
+        while len(seen) < enough and torchrun_process.poll() is None:
             seen.add(checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0)
             time.sleep(0.01)
         ranks = children(torchrun_process.pid)
@@ -185,6 +186,7 @@ def main(folder, seed, cases):
     if "fail" in cases:
         run("training", 2, "training", watch=failing("after_forward", ValueError("an image that cannot be read")))
         run("evaluation", 2, "evaluation", watch=failing("after_eval_forward", KeyError("cat")))
+    if "interrupt" in cases:
         run("interrupt", 2, "interrupt", lose=0, by=signal.SIGINT, after=moment())
         run("interrupt all", 2, "interrupt", lose="launcher", by=signal.SIGINT, after=moment())
 
