@@ -362,14 +362,28 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Let the optimizer follow a model whose parameters have been replaced, frozen or unfrozen."""
+        """Let the optimizer follow a model whose parameters have been replaced, frozen or unfrozen.
+
+        Raises:
+            ValueError: A state has been loaded that does not know the classes of the present experience.
+        """
         self._loads = strategy.model.loads
+        self._check_classes(strategy)
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
         if self._path is None:
             self._path = self._limit(strategy)
+
+    def _check_classes(self, strategy: Any) -> None:
+        known, classes = strategy.model.head.classes_by_task(), {} if self._task is None else self._task.classes
+        missing = sorted({c for task, labels in classes.items() for c in labels - known.get(task, set())})
+        if missing:
+            raise ValueError(
+                f"the model does not know the classes {missing} of experience {stream.name(strategy.experience)} any "
+                "more: a state of another stage has been loaded while it was trained; load it between two experiences"
+            )
 
     def _limit(self, strategy: Any) -> PathLimit | None:
         """How far the present experience may take the weights; the parts of an online stream share what a task has."""

@@ -181,23 +181,31 @@ def test_it_holds_on_a_transformer_of_fused_projections():
     assert float(moved / norm) < 1.3 * 0.01
 
 
-def test_a_step_that_is_not_finite_is_an_error_and_leaves_no_trace():
-    class Spoil(SupervisedPlugin):
-        def after_backward(self, strategy, **kwargs):
-            if strategy.model.experiences == 2 and strategy.clock.train_exp_iterations == last:
-                for p in optimized(strategy):
-                    p.grad.fill_(float("nan"))
+class Spoil(SupervisedPlugin):
+    """Makes all gradients of an iteration NaN, though the loss is finite."""
 
-    for config in (LIMITED, plain(rank=2, targets="*")):
-        for last in (1, 3):  # also at the very end, after which there is no loss that would tell
-            strategy, experiences = strategy_for(config=config, plugins=[Spoil()]), points_stream().train_stream
-            strategy.train(experiences[0])
-            before = snapshot(strategy.model)
-            with pytest.raises(FloatingPointError, match="experience 2 of stream 'train', epoch 1, iteration"):
-                strategy.train(experiences[1])
-            after = snapshot(strategy.model)
-            assert before.keys() == after.keys()
-            assert all(torch.equal(t, after[name]) for name, t in before.items())
+    def __init__(self, iteration):
+        super().__init__()
+        self.iteration, self.armed = iteration, False
+
+    def after_backward(self, strategy, **kwargs):
+        if self.armed and strategy.clock.train_exp_iterations == self.iteration:
+            for p in optimized(strategy):
+                p.grad.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("iteration", [1, 3])  # the last is 3, after which there is no loss that would tell
+@pytest.mark.parametrize("config", [LIMITED, plain(rank=2, targets="*")], ids=["limited", "published"])
+def test_a_step_that_is_not_finite_is_an_error_and_leaves_no_trace(config, iteration):
+    spoil = Spoil(iteration)
+    strategy, experiences = strategy_for(config=config, plugins=[spoil]), points_stream().train_stream
+    strategy.train(experiences[0])
+    before, spoil.armed = snapshot(strategy.model), True
+    with pytest.raises(FloatingPointError, match="experience 2 of stream 'train', epoch 1, iteration"):
+        strategy.train(experiences[1])
+    after = snapshot(strategy.model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(t, after[name]) for name, t in before.items())
 
 
 def test_an_experience_after_one_that_was_left_has_the_path_and_the_epochs_of_a_later_one():
