@@ -24,7 +24,7 @@ SETTINGS = {
     "seed": 3,
     "image_size": 16,
     "baselines": False,
-    "settings": {"sdlora.rank": 2},
+    "settings": {"sdlora.rank": 2, "sdlora.expansion": 50},
 }
 
 

@@ -66,7 +66,7 @@ class Evidence(nn.Module):
         hits: ``(classifiers,)``, how many of them each classified right.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
-        doubt: ``(classifiers, temperatures)``, likewise summed.
+        doubt: ``(classifiers, temperatures)``, summed with the same weights.
         recent: Number of images in ``loss``, of which the older count less.
     """
 

@@ -15,6 +15,8 @@ from avalanche_sdlora.model import SDLoRAModel
 LARGEST_STEP = 0.02
 #: No single step changes the linear head by more than this share of its norm.
 LARGEST_HEAD_STEP = 0.1
+#: So many training images of an experience earn its whole path.
+IMAGES_OF_A_PATH = 500
 #: The share of the steps in which they grow; after it they shrink to nothing.
 WARM_UP = 0.1
 
@@ -22,6 +24,19 @@ WARM_UP = 0.1
 def profile(steps: int) -> list[float]:
     """The relative size of each of ``steps`` steps: a linear warm-up to 1, then a linear decline towards 0."""
     return [min(1.0, (i + 1) / max(1.0, WARM_UP * steps)) * (1 - i / steps) for i in range(steps)]
+
+
+def path_of(path: float, images: int, parts: int = 1) -> float:
+    """How far an experience of few images may go: in proportion to them, however often they are seen.
+
+    So the way through a whole stream hardly depends on the number of tasks that its images are shared out to.
+
+    Args:
+        path: Of an experience with at least :data:`IMAGES_OF_A_PATH` images.
+        images: That are trained on.
+        parts: Of an online stream's experience, of which ``images`` are one part's; they share one path.
+    """
+    return path / parts * min(1.0, images * parts / IMAGES_OF_A_PATH)
 
 
 class PathLimit:

@@ -20,7 +20,7 @@ from avalanche_sdlora.training.guard import FiniteGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
-from avalanche_sdlora.training.path import PathLimit
+from avalanche_sdlora.training.path import PathLimit, path_of
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
@@ -392,7 +392,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if path is None:
             return None
         batches = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
-        return PathLimit(model, path / stream.parts(experience), batches * self._epochs)
+        path = path_of(path, len(strategy.adapted_dataset), stream.parts(experience))
+        return PathLimit(model, path, batches * self._epochs)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""

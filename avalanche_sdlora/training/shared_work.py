@@ -133,7 +133,7 @@ def average_gradients(parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
     gradient in no process is left without.
 
     Args:
-        parameters: The same in all processes.
+        parameters: Those that train; equal in all processes.
         loss: This process's.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from avalanche_sdlora.files import replacing
+from benchmarks.images.readable import cache_folder
 from experiments.figures import COMPARISON_FIGURES, RUN_FIGURES, Figure
 from experiments.figures.pictures import specifications
 from experiments.figures.style import Results, provenance
@@ -142,7 +144,19 @@ def _asset(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script."""
+    """Vega, Vega-Lite and Vega-Embed in one script.
+
+    Putting them together takes longer than all the rest of a page, so the script is kept in the user's cache folder.
+    """
     version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
-    return bundle.replace("</script", "<\\/script")
+    kept = cache_folder() / f"vega-lite-{version}-by-{metadata.version('vl-convert-python')}.js"
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    bundle = bundle.replace("</script", "<\\/script")
+    try:
+        with replacing(kept) as temporary:
+            temporary.write_text(bundle, encoding="utf-8")
+    except OSError:  # a home that cannot be written to
+        pass
+    return bundle

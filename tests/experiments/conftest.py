@@ -5,7 +5,8 @@ import pytest
 from experiments.arguments import Arguments
 from experiments.run import run
 
-QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16}
+#: The random expansion is small, since solving it takes most of the time of so short a run.
+QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16, "settings": {"sdlora.expansion": 50}}
 
 
 @pytest.fixture(scope="session")

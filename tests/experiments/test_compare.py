@@ -181,7 +181,7 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(t
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(path)
     stream, grid, output = f"folder:{tmp_path / 'images'}", tmp_path / "grid.toml", tmp_path / "out"
-    grid.write_text("[finished]\n[fails]\nsdlora.rank = 129\n[runs]\nsdlora.rank = 1\n")
+    grid.write_text("[finished]\n[fails]\nsdlora.rank = 129\n[runs]\nsdlora.rank = 1\nsdlora.expansion = 50\n")
     overrides = {"tasks": 3, "epochs": 1, "backbone": "vit_micro_patch4_32.formula", "device": "cpu"}
     done, _, missing = plan([stream], read_grid(str(grid)), [3], output, overrides)
     finish(done, 50.0)
@@ -250,7 +250,13 @@ def test_parameters_of_submitit_are_read_as_numbers_and_texts(monkeypatch):
 @pytest.mark.slow
 def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(tmp_path):
     overrides = {"tasks": 2, "epochs": 1, "device": "cpu", "image_size": 16, "batch_size": 128}
-    good, bad = plan(["digits"], {"good": {"sdlora.rank": 2}, "bad": {"sdlora.rank": 129}}, [0], tmp_path, overrides)
+    good, bad = plan(
+        ["digits"],
+        {"good": {"sdlora.rank": 2, "sdlora.expansion": 50}, "bad": {"sdlora.rank": 129}},
+        [0],
+        tmp_path,
+        overrides,
+    )
     (failure,) = compare.compare([good, bad], tmp_path, jobs=2, launcher="local", settings={"timeout_min": 10})
     assert "bad, seed 0" in failure
     assert "rank 129" in failure

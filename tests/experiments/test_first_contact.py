@@ -22,13 +22,22 @@ from tests.benchmarks.samples import SMALL, fill
 from tests.common import MLP
 
 
+@pytest.fixture(autouse=True)
+def _listens():
+    """Ctrl-C reaches the process even if it was started in the background, where shells let it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def call(monkeypatch, main, *words):
     monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
     main()
 
 
 def options(quick):
-    return [word for name, value in quick.items() for word in (f"--{name}", value)]
+    given = {name: value for name, value in quick.items() if name != "settings"} | quick["settings"]
+    return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 def test_the_same_command_again_says_where_its_results_are(finished, quick, monkeypatch, capsys):

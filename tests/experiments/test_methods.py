@@ -22,7 +22,7 @@ from tests.common import image_stream, mlp, points_stream
 QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 16}
 
 
-SMALL = {"sdlora.rank": 2, "sdlora.targets": "*"}
+SMALL = {"sdlora.rank": 2, "sdlora.targets": "*", "sdlora.expansion": 50}
 
 
 def made(name, settings=None, **given):

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ["--epochs", "1", "--batch_size", "128", "--image_size", "16", "--device", "cpu"]
+SETTINGS = ["--epochs", "1", "--batch_size", "128", "--image_size", "16", "--device", "cpu", "--sdlora.expansion", "50"]
 
 
 def run_digits(folder, *launcher):

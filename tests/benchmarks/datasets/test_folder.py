@@ -109,6 +109,6 @@ def test_a_file_in_the_folder_gives_the_class_order(tmp_path):
 
 
 def test_any_number_of_experiences_shares_the_classes_out(tmp_path):
-    fill(tmp_path, {name: 2 for name in "abcde"})
+    fill(tmp_path, dict.fromkeys("abcde", 2))
     stream = make_benchmark(f"folder:{tmp_path}", inputs=SMALL, n_experiences=3).train_stream
     assert [len(e.classes_in_this_experience) for e in stream] == [2, 2, 1]

@@ -114,7 +114,7 @@ def test_a_stream_of_domains_has_no_other_length_or_order(tmp_path, options, mes
 def test_sd_lora_learns_a_stream_of_domains(tmp_path):
     domainnet(tmp_path)
     benchmark = make_benchmark("domainnet_domains", root=tmp_path, inputs=SMALL, strict=False)
-    strategy = strategy_for(tiny_vit(img_size=16, depth=1), SDLoRAConfig(rank=2))
+    strategy = strategy_for(tiny_vit(img_size=16, depth=1), SDLoRAConfig(rank=2, expansion=50))
     strategy.train(benchmark.train_stream[:2])
     strategy.eval(benchmark.test_stream)
     assert strategy.model.eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 2)

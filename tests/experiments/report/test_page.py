@@ -11,7 +11,7 @@ from experiments.figures import RUN_FIGURES
 from experiments.report.__main__ import main, read_runs
 from experiments.report.model_card import write_model_card
 from experiments.report.one_run import command, decisions
-from experiments.report.page import write_report
+from experiments.report.page import _vega, write_report
 from tests.experiments.report.made_up import made_up_results
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -129,6 +129,16 @@ def test_a_page_needs_nothing_else_and_is_small(pages, name):
     assert '<link rel="stylesheet"' not in text
     assert "<script src" not in text
     assert text.count("class &lt;7&gt; &amp; co") > 0 or name == "many"  # names are escaped
+
+
+def test_the_script_of_a_page_is_put_together_once(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda *args, **kwargs: made.append(1) or "js</script>")
+    assert {_vega.__wrapped__() for _ in range(2)} == {"js<\\/script>"}
+    assert len(made) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(next(tmp_path.rglob("*.js")) / "below"))  # cannot be written to
+    assert _vega.__wrapped__() == "js<\\/script>"
 
 
 def test_several_runs_begin_with_what_differs_in_their_settings(tmp_path):

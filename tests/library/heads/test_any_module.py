@@ -12,7 +12,7 @@ from torch import nn
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAPlugin
 from tests.common import points_stream, strategy_for
 
-ALL = SDLoRAConfig(rank=2, targets="*")
+ALL = SDLoRAConfig(rank=2, targets="*", expansion=50)
 
 
 class Net(nn.Module):
@@ -116,7 +116,7 @@ def test_image_models_of_hugging_face_and_torchvision_are_adapted_and_learn(name
     images.targets = (torch.arange(8) % 2).tolist()
     data = as_classification_dataset(images)
     benchmark = nc_benchmark(data, data, 1, task_labels=False)
-    strategy = strategy_for(MODELS[name](), SDLoRAConfig(rank=2), train_epochs=2)
+    strategy = strategy_for(MODELS[name](), SDLoRAConfig(rank=2, expansion=50), train_epochs=2)
     strategy.train(benchmark.train_stream[0])
     assert all(p.grad is not None for p in strategy.model.trainable_groups()["directions"])
     with torch.no_grad():

@@ -14,7 +14,7 @@ from avalanche_sdlora import Checkpoint, SDLoRAConfig
 from tests.common import mlp, points_stream, snapshot
 from tests.interrupted import KilledError, Remember, assert_same, script, strategy_in
 
-EVERYTHING = SDLoRAConfig(rank=4, targets="*", energy=0.9, rank_budget=6, kd_tolerance=0.5)
+EVERYTHING = SDLoRAConfig(rank=4, targets="*", energy=0.9, rank_budget=6, kd_tolerance=0.5, expansion=50)
 KINDS = {
     "Adam": {},
     "momentum, scheduler": {"scheduler": True},
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     for wrong, message in (
         ({"about": {"seed": 2}}, "belongs to another run: seed was 1 and is 2"),
         ({"length": 2}, "experiences was 3 and is 2"),
-        ({"config": SDLoRAConfig(rank=3, targets="*")}, "config was"),
+        ({"config": SDLoRAConfig(rank=3, targets="*", expansion=50)}, "config was"),
         ({"scheduler": True}, "plugins was"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.functional import merged_weight
 from avalanche_sdlora.adapter.linear import projections_of
-from avalanche_sdlora.training.path import LARGEST_HEAD_STEP, LARGEST_STEP, PathLimit, profile
+from avalanche_sdlora.training.path import LARGEST_HEAD_STEP, LARGEST_STEP, PathLimit, path_of, profile
 from tests.common import (
     adapted_mlp,
     learn_something,
@@ -72,7 +72,7 @@ def test_no_learning_rate_takes_the_weights_further_than_the_path(optimizer, epo
         begun = len(steps.sizes)
         strategy.train(experience)
         sizes = steps.sizes[begun:]
-        assert sum(sizes) <= 1.02 * (0.5 if k == 0 else 0.03)
+        assert sum(sizes) <= 1.02 * path_of(0.03 if k else 0.5, len(experience.dataset))
         assert max(sizes) <= 1.02 * LARGEST_STEP
     assert max(steps.head) <= 1.001 * LARGEST_HEAD_STEP
 
@@ -81,8 +81,9 @@ def test_steps_that_are_somewhat_too_long_are_as_long_as_they_may_be():
     torch.manual_seed(0)
     steps = Steps()
     strategy = strategy_for(config=LIMITED, optimizer=partial(SGD, lr=0.2), train_epochs=30, plugins=[steps])
-    strategy.train(points_stream().train_stream[0])
-    assert 0.4 < sum(steps.sizes) <= 0.51
+    experience = points_stream().train_stream[0]
+    strategy.train(experience)
+    assert 0.8 < sum(steps.sizes) / path_of(0.5, len(experience.dataset)) <= 1.02
 
 
 def test_steps_that_are_short_enough_stay_as_they_are():
@@ -130,6 +131,13 @@ def test_a_step_of_nothing_and_one_that_is_not_finite_leave_the_parameters():
             p.fill_(float("inf"))
     limit.after_step(0)
     assert all(torch.isfinite(t).all() for t in model.state_dict().values() if t.is_floating_point())
+
+
+def test_images_share_one_way_however_they_are_split():
+    assert path_of(0.5, 500) == path_of(0.5, 50_000) == 0.5
+    assert 20 * path_of(0.5, 25) == pytest.approx(path_of(0.5, 500))  # tasks of a stream
+    assert 10 * path_of(0.5, 25, parts=10) == pytest.approx(path_of(0.5, 250))  # parts of an online experience
+    assert 10 * path_of(0.5, 100, parts=10) == pytest.approx(0.5)
 
 
 def test_the_profile_rises_and_falls():
