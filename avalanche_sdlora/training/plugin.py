@@ -166,6 +166,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         targets = getattr(self._data, "targets", None)
         held = None
         if config.head != "linear" and config.held_out and targets is not None:
+            stream.classes_by_task(strategy.experience, self._data)  # refuses what are no labels
             held = held_out(targets, config.held_out)
         if held is not None and held.any():
             self._held = held
