@@ -52,9 +52,10 @@ class SDLoRAConfig:
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
         head: What predicts. Heads in closed form are solved from statistics of the features, gathered in one pass after
             each experience, without samples: ``"random_ridge"`` (ridge regression after a random expansion, RanPAC),
-            ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the one of them that is right most
-            often on the images held out; see :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`. ``"linear"``:
-            the head that is trained, as published.
+            ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the one of them, or mixture of the
+            first two, that is right most often on the images held out; see
+            :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`. ``"linear"``: the head that is trained, as
+            published.
         drift: ``"linear"``: a head in closed form follows the features as they move, by a map estimated on the present
             experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.

@@ -27,20 +27,29 @@ class Candidate(NamedTuple):
     """A classifier that may be chosen.
 
     Attributes:
-        kind: One of :data:`KINDS`.
+        kind: One of :data:`KINDS`; or several with a plus between them, for a mixture.
         units: Of the random expansion, the first so many; 0: the features themselves.
+        parts: The places, among all candidates, of those that a mixture is made of: one of the expansion, then one of
+            the features. Its scores are the sum of theirs, each divided by its temperature, so that its probabilities
+            are the product of theirs. Two that err on different images correct each other, and where features have
+            moved, discriminants lose what the expansion keeps or the other way round.
     """
 
     kind: str
     units: int = 0
+    parts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """For people: ``lda``, ``random_ridge (500 units)``."""
         return f"{self.kind} ({self.units} units)" if self.units else self.kind
 
+    def inputs(self, features: int) -> int:
+        """``D``, the inputs of the linear classifier, of which a mixture's last are the ``features`` themselves."""
+        return self.units + (features if self.parts or not self.units else 0)
+
     def solve(self, statistics: FeatureStatistics, penalty: float | None = None) -> Solved:
-        """The classifier, from statistics of the features or of all units of the expansion.
+        """The classifier, from statistics of the features or of all units of the expansion; not of a mixture.
 
         Args:
             statistics: Of at least one sample.
@@ -53,15 +62,18 @@ class Candidate(NamedTuple):
 
 
 def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
-    """What may be chosen.
+    """What may be chosen, mixtures first.
 
     Args:
-        kind: One of :data:`KINDS`, or "auto" for all of them.
+        kind: One of :data:`KINDS`, or "auto" for all of them and the mixture of the first two.
         expansion: Units of the random expansion. None: 2000, or 500 of them, whichever is right more often.
     """
     kinds = KINDS if kind == "auto" else (kind,)
     sizes = (2000, 500) if expansion is None else (expansion,)
-    return tuple(Candidate(k, size) for k in kinds for size in (sizes if k == "random_ridge" else (0,)))
+    alone = tuple(Candidate(k, size) for k in kinds for size in (sizes if k == "random_ridge" else (0,)))
+    if kind != "auto":
+        return alone
+    return Candidate("random_ridge + lda", sizes[0], (1, 1 + len(sizes))), *alone
 
 
 _FITS: dict[str, Callable[..., Any]] = {

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avalanche_sdlora.growing import GrowingModule
-from avalanche_sdlora.heads.candidates import KINDS, candidates
+from avalanche_sdlora.heads.candidates import KINDS, Solved, candidates
 from avalanche_sdlora.heads.drift import Frame
 from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, project, space_of
+from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, inputs, space_of
 from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
 
 
@@ -53,11 +53,13 @@ class ClosedFormHead(GrowingModule):
     (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
     after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
     ``"auto"`` the statistics for all of them are gathered, and after every experience the one predicts that was right
-    most often on the images held out so far. Scores are divided by the temperature under which those images are most
-    likely, so that their softmax is a probability.
+    most often on the images held out so far, or the product of the probabilities of ``"random_ridge"`` and ``"lda"``
+    (:class:`avalanche_sdlora.heads.candidates.Candidate`). Scores are divided by the temperature under which those
+    images are most likely, so that their softmax is a probability.
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
-    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``;
+    ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``,
+    for the product with ``D = M + d``;
     the random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the
     ``n`` images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
     ``8 (2 d^2 + 2 d + 2)``.
@@ -106,12 +108,12 @@ class ClosedFormHead(GrowingModule):
         self.expand = RandomExpansion(features, units, seed) if units else None
         sizes = {space_of(c): units if c.units else features for c in self.candidates}
         self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
-        self._trials = Trials(self.candidates, self.expand)
         self.evidence = Evidence(len(self.candidates))
+        self._trials = Trials(self.candidates, self.expand, self.evidence)
+        self.register_buffer("before", torch.empty(0, features))  # (n, d)
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
         self.frame = Frame(features) if drift == "linear" else None
-        self.register_buffer("before", torch.empty(0, features))  # (n, d)
 
     def get_extra_state(self) -> Tensor:
         """``learning`` and ``chosen``: plain attributes otherwise, so that reading them never waits for a device."""
@@ -142,11 +144,11 @@ class ClosedFormHead(GrowingModule):
     @property
     def _size(self) -> int:
         """``D`` of the classifier that predicts."""
-        return self.candidates[self.chosen].units or self.statistics.second.shape[0]
+        return self.candidates[self.chosen].inputs(self.before.shape[1])
 
     @property
     def statistics(self) -> FeatureStatistics:
-        """What the classifier that predicts is made from; classes are rows of the linear head."""
+        """What the classifier that predicts is made from, or a mixture's first part; classes are rows of the head."""
         return self.sums[space_of(self.candidates[self.chosen])]  # type: ignore[return-value]
 
     @property
@@ -318,8 +320,7 @@ class ClosedFormHead(GrowingModule):
             sums.add(trial.held[space])
             self.sums[space] = sums
         self.chosen = self.evidence.best()
-        known = trial.solved[self.chosen].penalty if trial.solved else None
-        weight, bias, self.penalty = self.candidates[self.chosen].solve(self.statistics, known)
+        weight, bias, self.penalty = self._solved(trial)
         self.temperature = self.evidence.temperature(self.chosen)
         index = self.statistics.labels
         self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
@@ -327,10 +328,25 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", self.before[:0])
         self.learning = False
 
+    def _solved(self, trial: Trial) -> Solved:
+        """The classifier that is chosen, from all statistics, with penalties that a trial has chosen."""
+        first = len(self.candidates) - len(self._trials.alone)
+
+        def alone(i: int) -> Solved:
+            candidate, known = self.candidates[i], trial.solved[i - first].penalty if trial.solved else None
+            return candidate.solve(self.sums[space_of(candidate)], known)  # type: ignore[arg-type]
+
+        parts = self.candidates[self.chosen].parts
+        if not parts:
+            return alone(self.chosen)
+        solved, cooling = [alone(i) for i in parts], [1 / self.evidence.temperature(i) for i in parts]
+        weight = torch.cat([s.weight * c for s, c in zip(solved, cooling)], dim=1)
+        bias = torch.stack([s.bias * c for s, c in zip(solved, cooling)]).sum(0)
+        return Solved(weight, bias, solved[0].penalty)
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""
-        units = self.candidates[self.chosen].units
-        h = project(features, self.frame, self.expand if units else None, units or None)
+        h = inputs(features, self.candidates[self.chosen], self.frame, self.expand)
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
@@ -338,13 +354,16 @@ class ClosedFormHead(GrowingModule):
         """The function of this head as layers of torch.
 
         Returns:
-            The expansion ``(n, d)`` to ``(n, M)``, None where there is none; weight ``(rows, d or M)`` and bias
-            ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first.
+            The expansion ``(n, d)`` to ``(n, D)``, None where there is none; weight ``(rows, d or D)`` and bias
+            ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first. Of a mixture the
+            expansion ends in ``2 d`` units more, ``relu(x)`` and ``relu(-x)``, whose difference is ``x``.
         """
         A, c = (None, None) if self.frame is None else (self.frame.weight, self.frame.bias)
-        units = self.candidates[self.chosen].units
-        if self.expand is not None and units:
-            return self.expand.plain(A, c, units), self.weight, self.bias
+        candidate = self.candidates[self.chosen]
+        if self.expand is not None and candidate.units:
+            expansion = self.expand.plain(A, c, candidate.units, passing=bool(candidate.parts))
+            own = self.weight[:, candidate.units :]  # of the features themselves, where a mixture takes them
+            return expansion, torch.cat([self.weight, -own], dim=1), self.bias
         if A is None or c is None:
             return None, self.weight, self.bias
         return None, self.weight @ A, self.bias + self.weight @ c

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 #: The temperatures that are compared, 20 in every decade from 0.001 to 100.
 TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
 
+#: What older experiences count for in a temperature, with every new one.
+FADING = 0.5
+
 
 class Verdict(NamedTuple):
     """How several classifiers did on the same held-out images.
@@ -95,7 +98,7 @@ class Evidence(nn.Module):
         self.hits += verdict.right.sum(1)
         for name, new in (("loss", verdict.loss), ("doubt", verdict.doubt), ("recent", n)):
             kept = getattr(self, name)
-            kept.mul_(0.5).add_(new)
+            kept.mul_(FADING).add_(new)
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -107,13 +110,18 @@ class Evidence(nn.Module):
         hits = self.hits if verdict is None else self.hits + verdict.right.sum(1)
         return int((hits == hits.max()).nonzero()[0])
 
-    def temperature(self, classifier: int) -> float:
+    def temperature(self, classifier: int, verdict: Verdict | None = None) -> float:
         """The temperature under which the held-out images are most likely (Guo et al., ICML 2017, arXiv 1706.04599).
 
         One more image counts with them, of any class: a few images that are all right would otherwise want certainty.
         1 where there are no held-out images.
+
+        Args:
+            classifier: Which.
+            verdict: On that classifier alone, of images that count as if they had been added.
         """
-        if not self.recent:
-            return 1.0
-        cost = self.loss[classifier] + self.doubt[classifier] / self.recent
-        return float(TEMPERATURES[int(cost.argmin())])
+        loss, doubt, recent = self.loss[classifier], self.doubt[classifier], float(self.recent)
+        if verdict is not None:
+            loss, doubt = FADING * loss + verdict.loss[0], FADING * doubt + verdict.doubt[0]
+            recent = FADING * recent + verdict.right.shape[1]
+        return float(TEMPERATURES[int((loss + doubt / recent).argmin())]) if recent else 1.0

@@ -42,15 +42,21 @@ class RandomExpansion(nn.Module):
         return torch.nn.functional.linear(x, self.weight[:units].to(x.dtype)).relu()
 
     @torch.no_grad()
-    def plain(self, A: Tensor | None = None, c: Tensor | None = None, units: int | None = None) -> nn.Sequential:
+    def plain(
+        self, A: Tensor | None = None, c: Tensor | None = None, units: int | None = None, *, passing: bool = False
+    ) -> nn.Sequential:
         """``x -> relu((A x + c) P)`` as layers of torch; without ``A`` and ``c``, ``relu(x P)``.
 
         Args:
             A: ``(d, d)``, or None.
             c: ``(d,)``, or None.
             units: Only the first so many columns of ``P``; None: all.
+            passing: With ``2 d`` columns more, the identity and its negative.
         """
         P = self.weight[:units].double()
+        if passing:
+            identity = torch.eye(P.shape[1], dtype=P.dtype, device=P.device)
+            P = torch.cat([P, identity, -identity])
         weight = P if A is None else P @ A
         bias = P.new_zeros(len(P)) if c is None else P @ c
         return nn.Sequential(linear_layer(weight.to(self.weight), bias), nn.ReLU())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avalanche_sdlora.heads.candidates import Candidate, Solved
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
-from avalanche_sdlora.heads.evidence import Verdict, judge
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
         frame: The coordinates of the statistics; None where features are not followed.
         base: Statistics of all that counts but the images held out.
         held: Statistics of those.
-        solved: The candidates from ``base``; none where there are no images held out.
+        solved: The candidates from ``base``, without mixtures; none where there are no images held out.
         verdict: How they did on those.
     """
 
@@ -84,17 +84,27 @@ def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None
     return frame
 
 
+def inputs(x: Tensor, candidate: Candidate, frame: Frame | None, expand: RandomExpansion | None) -> Tensor:
+    """Features ``(n, d)`` of the present model as a candidate's linear classifier takes them, ``(n, D)``."""
+    x = project(x, frame, None)
+    parts = [project(x, None, expand, candidate.units)] if candidate.units else []
+    return torch.cat([*parts, x], dim=1) if candidate.parts or not parts else parts[0]
+
+
 class Trials:
     """Tries candidates.
 
     Args:
-        candidates: What may be chosen.
+        candidates: What may be chosen, mixtures first.
         expand: The random expansion, where one of them wants it.
+        evidence: On all of them so far: the temperatures of what is mixed.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], expand: RandomExpansion | None) -> None:
-        self.candidates = candidates
+    def __init__(self, candidates: Sequence[Candidate], expand: RandomExpansion | None, evidence: Evidence) -> None:
+        self.mixtures = [c for c in candidates if c.parts]
+        self.alone = [c for c in candidates if not c.parts]
         self.expand = expand
+        self.evidence = evidence
 
     def gathered(self, x: Tensor, y: Tensor, frame: Frame | None, like: Sums) -> dict[str, FeatureStatistics]:
         """Statistics, of the kinds of ``like``, of features ``x (n, d)`` of the rows ``y (n,)``."""
@@ -111,7 +121,7 @@ class Trials:
             images: Of the experience.
             base: Statistics of what counts beside them.
             frame: That of the features.
-            penalties: Of the candidates, where they are known; otherwise each chooses its own.
+            penalties: Of the candidates that are solved, where they are known; otherwise each chooses its own.
         """
         x, y, held, _ = images
         base = {space: sums.copy() for space, sums in base.items()}
@@ -121,10 +131,9 @@ class Trials:
         judged = torch.isin(y, next(iter(base.values())).labels) & held  # a class may have no other images
         if not judged.any():
             return Trial(frame, base, kept_out, [], None)
-        known = penalties or [None] * len(self.candidates)
-        solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.candidates, known)]
-        scores, targets = self._scores(solved, base, images, judged, frame)
-        return Trial(frame, base, kept_out, solved, judge(scores, targets))
+        known = penalties or [None] * len(self.alone)
+        solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.alone, known)]
+        return Trial(frame, base, kept_out, solved, self._judge(*self._scores(solved, base, images, judged, frame)))
 
     def of_old_classes(self, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -155,18 +164,31 @@ class Trials:
         if not found:
             return None
         scores = [torch.cat(parts) for parts in zip(*(scores for scores, _ in found))]
-        return judge(scores, torch.cat([targets for _, targets in found]))
+        return self._judge(scores, torch.cat([targets for _, targets in found]))
+
+    def _judge(self, scores: Sequence[Tensor], targets: Tensor) -> Verdict:
+        """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
+        verdict, first = judge(scores, targets), len(self.mixtures)
+        if not first:
+            return verdict
+
+        def cooled(i: int) -> Tensor:
+            own = Verdict(*(t[i - first : i - first + 1] for t in verdict))
+            return scores[i - first] / self.evidence.temperature(i, own)
+
+        mixed = judge([torch.stack([cooled(i) for i in c.parts]).sum(0) for c in self.mixtures], targets)
+        return Verdict(*(torch.cat(pair) for pair in zip(mixed, verdict)))
 
     def _scores(
         self, solved: Sequence[Solved], base: Sums, images: Images, judged: Tensor, frame: Frame | None
     ) -> tuple[list[Tensor], Tensor]:
-        """Each candidate's scores ``(n, k)`` for the classes that compete, and the index ``(n,)`` of the true one."""
+        """Scores ``(n, k)`` of what is solved, for the classes that compete, and the index ``(n,)`` of the true one."""
         labels = next(iter(base.values())).labels
         compete = labels if images.competing is None else labels[torch.isin(labels, images.competing)]
         x, y = images.x[judged], images.y[judged]
         columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
         scores = []
-        for candidate, (weight, bias, _) in zip(self.candidates, solved):
-            h = project(x, frame, self.expand if candidate.units else None, candidate.units or None)
+        for candidate, (weight, bias, _) in zip(self.alone, solved):
+            h = inputs(x, candidate, frame, self.expand)
             scores.append(F.linear(h.to(weight), weight[columns], bias[columns]))
         return scores, (y[:, None] == compete).to(torch.uint8).argmax(1)

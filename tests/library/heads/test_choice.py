@@ -9,6 +9,7 @@ from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.trial import Trial
 from tests.common import mlp, points_stream, snapshot, strategy_for
 from tests.library.samples import of
 
@@ -49,7 +50,33 @@ def test_the_kind_that_is_right_most_often_is_chosen_whatever_it_is():
         alone = ClosedFormHead(2, kind, expansion=200)
         alone.learn([(x, y)], 2, held=every_fifth(y))
         assert lesson.hits[alone.candidates[0].name] == alone.evidence.hits.item()
-    torch.testing.assert_close(head(x).argmax(1), head_of(x, y, "random_ridge")(x).argmax(1))
+    assert (head(x).argmax(1) == head_of(x, y, "random_ridge")(x).argmax(1)).double().mean() > 0.95
+
+
+@pytest.mark.parametrize("drift", ["none", "linear"])
+def test_a_mixture_multiplies_the_probabilities_of_its_parts_also_as_plain_layers(drift):
+    x, y = clouds(n=240)
+    head = ClosedFormHead(40, drift=drift, expansion=50)
+    head.learn([(x, y)], 12, held=every_fifth(y))
+    if head.frame is not None:
+        head.frame.weight.copy_(torch.randn(40, 40))
+        head.frame.bias.copy_(torch.randn(40))
+    mixture, parts = head.candidates[0], []
+    for i in (*mixture.parts, 0):
+        head.evidence.hits.copy_(torch.arange(len(head.candidates)) == i)
+        head._commit(
+            Trial(head.frame, dict(head.sums), head._trials.gathered(x[:0], y[:0], None, head.sums), [], None),
+            None,
+            12,
+            False,
+        )
+        assert head.chosen == i
+        parts.append(head(x).double().log_softmax(1))
+    product = (parts[0] + parts[1]) / head.temperature
+    torch.testing.assert_close(parts[2], product.log_softmax(1), rtol=1e-4, atol=1e-4)
+    expansion, weight, bias = head.plain()
+    plain = torch.nn.functional.linear(expansion(x).double(), weight, bias)
+    torch.testing.assert_close(plain, head(x).double(), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
