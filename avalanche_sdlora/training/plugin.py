@@ -400,6 +400,11 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Look at a state that has been loaded in the meantime before the loss, which would not find its classes."""
+        if self._loads != strategy.model.loads:
+            self._check_classes(strategy)
+
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if the loss is not finite (see :class:`FiniteGuard`)."""
         if not processes.several():
