@@ -31,10 +31,17 @@ def classes_by_task(experience: Any, dataset: Any = None) -> dict[int, set[int]]
             f"experience {name(experience)}: its data set has no targets; make it with "
             "avalanche.benchmarks.utils.as_classification_dataset"
         )
+    try:
+        unique = {int(label) for label in targets.uniques}
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"experience {name(experience)}: its targets are no class labels ({error}); expected one whole number for "
+            "each sample, as its data set's targets"
+        ) from error
     tasks = getattr(dataset, "targets_task_labels", None)
     labels = {0} if tasks is None else {int(task) for task in tasks.uniques}
     if len(labels) == 1:
-        found = {labels.pop(): {int(c) for c in targets.uniques}}
+        found = {labels.pop(): unique}
     else:
         found = {task: set() for task in labels}
         for task, label in zip(tasks, targets):  # type: ignore[arg-type]

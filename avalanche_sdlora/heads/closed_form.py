@@ -168,11 +168,18 @@ class ClosedFormHead(GrowingModule):
         Each of several processes keeps those of its own images.
 
         Raises:
-            ValueError: There are none, in any process.
+            ValueError: There are none, in any process, or some are not finite.
         """
         features = [x.to(self.before.dtype) for x in batches]
-        if not int(all_sum(torch.tensor(sum(map(len, features)), device=self.before.device))):
+        own = [sum(map(len, features)), sum(int((~torch.isfinite(x)).any(1).sum()) for x in features)]
+        images, bad = map(int, all_sum(torch.tensor(own, device=self.before.device)))
+        if not images:
             raise ValueError("batches: empty; expected the features of an experience's images")
+        if bad:
+            raise ValueError(
+                f"batches: the features of {bad} of the experience's {images} images are NaN or infinite; expected "
+                "finite ones. Look for NaN in the images themselves"
+            )
         self.replace("before", torch.cat([self.before[:0], *features]))
 
     def abandon(self) -> None:

@@ -1,4 +1,4 @@
-"""How a failed experience leaves no trace: a watch on the loss, and the state to return to."""
+"""How a failed experience leaves no trace: a watch on loss and steps, and the state to return to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from avalanche_sdlora.training.optim import fill_optimizer
 _UNCHANGED = "closed_form."  # inside an experience, a head in closed form changes at the end of it only
 
 
-class FiniteLossGuard:
-    """Watches the loss of one experience.
+class FiniteGuard:
+    """Watches the loss and the optimizer's steps of one experience.
 
-    On the CPU a loss that is not finite is an error at once; elsewhere at the end of the epoch, since looking earlier
+    On the CPU one that is not finite is an error at once; elsewhere at the end of the epoch, since looking earlier
     would make every step wait for the device. Either way the error names the iteration at which it happened.
 
     Args:
@@ -29,23 +29,22 @@ class FiniteLossGuard:
         self.first_bad = torch.full((), -1, dtype=torch.long, device=device)
 
     @torch.no_grad()
-    def observe(self, loss: Tensor, epoch: int, iteration: int) -> None:
-        """Looks at the loss of an iteration (both numbers from 0) before its backward pass.
+    def observe(self, finite: Tensor, epoch: int, iteration: int) -> None:
+        """Notes whether the loss or the step of an iteration (both numbers from 0) is ``finite``, a scalar.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite.
+            FloatingPointError: It is not.
         """
-        bad = ~torch.isfinite(loss.detach()).all()
-        self.first_bad = torch.where((self.first_bad < 0) & bad, iteration, self.first_bad)
-        if loss.device.type == "cpu":
+        self.first_bad = torch.where((self.first_bad < 0) & ~finite, iteration, self.first_bad)
+        if finite.device.type == "cpu":
             self.check(epoch)
 
     def check(self, epoch: int) -> None:
-        """Look at the losses not yet looked at, at the end of an epoch at the latest; raises like :meth:`observe`."""
+        """Look at what has not been looked at, at the end of an epoch at the latest; raises like :meth:`observe`."""
         iteration = int(self.first_bad)
         if iteration >= 0:
             raise FloatingPointError(
-                f"the loss is NaN or infinite in experience {self.experience}, epoch {epoch + 1}, iteration "
+                f"the loss or a step is NaN or infinite in experience {self.experience}, epoch {epoch + 1}, iteration "
                 f"{iteration + 1}. The model is as it was before this experience. A lower learning rate, a gradient "
                 "clip, or inputs without NaN would help"
             )

@@ -47,7 +47,8 @@ class PathLimit:
     :func:`profile`, and never more than :data:`LARGEST_STEP`; where the optimizer's own step is longer, all
     parameters of directions and magnitudes go only that part of its way. What counts is then the direction of a step.
     Learning rate, batch size, number of epochs and the scale of features and factors hardly matter any more, as long
-    as the optimizer's own steps are not much too short, and a rate that would make training diverge cannot.
+    as the optimizer's own steps are not much too short, and a rate that would make training diverge cannot, unless it
+    takes numbers out of their range.
 
     The change of a frozen direction's coefficients is counted as if the directions were orthogonal, which those of
     independent tasks all but are; that of the direction that trains is exact, from its factors.
@@ -82,17 +83,24 @@ class PathLimit:
         self._before = [p.detach().clone() for p in self._parameters()]
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Shortens the step that has been made, the ``step``-th of the experience, counted from 0."""
+    def after_step(self, step: int) -> Tensor:
+        """Shortens the step that has been made, the ``step``-th of the experience, counted from 0.
+
+        Returns:
+            Whether it is finite, a scalar that is not waited for. One that is not is taken back as a whole.
+        """
         i = min(step, len(self.limits) - 1)
-        *adapted, weight, bias = zip(self._parameters(), self._before)
+        pairs = list(zip(self._parameters(), self._before))
+        finite = torch.stack([torch.isfinite(new).all() for new, _ in pairs]).all()
+        *adapted, weight, bias = pairs
         if self.norm is not None:
             size = self._change().sqrt() / self.norm
-            _shorten(adapted, (self.limits[i] / size).clamp(max=1.0))
+            _shorten(adapted, (self.limits[i] / size).clamp(max=1.0), finite)
         moved = torch.linalg.norm(weight[0] - weight[1])
         allowed = LARGEST_HEAD_STEP * self.shares[i] * torch.linalg.norm(weight[1])
-        _shorten([weight, bias], (allowed / moved).clamp(max=1.0))
+        _shorten([weight, bias], (allowed / moved).clamp(max=1.0), finite)
         self._before = []
+        return finite
 
     def _change(self) -> Tensor:
         """``sum_p ||dW_p||_F^2`` of the step just made, a float64 scalar."""
@@ -117,12 +125,11 @@ class PathLimit:
         return total
 
 
-def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor) -> None:
+def _shorten(pairs: list[tuple[Tensor, Tensor]], share: Tensor, finite: Tensor) -> None:
     """Puts parameters back to where ``share`` of their way from the old value to the new one ends.
 
-    A step that is not finite, or that has no size, is not made, or stays as it is.
+    A step that has no size, so that the share is not a number, stays as it is; one that is not ``finite`` is not made.
     """
-    finite = torch.stack([torch.isfinite(new).all() for new, _ in pairs]).all()
     for new, old in pairs:
         part = torch.where(share < 1, old + share.to(old.dtype) * (new - old), new)
         new.copy_(torch.where(finite, part, old))

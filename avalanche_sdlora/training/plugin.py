@@ -16,7 +16,7 @@ from avalanche_sdlora.learned import align_learned, learned_state
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
-from avalanche_sdlora.training.guard import FiniteLossGuard, RestorePoint
+from avalanche_sdlora.training.guard import FiniteGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
@@ -81,7 +81,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._before: stream.Task | None = None  # at the one before it
         self._stage: tuple[int, float] | None = None  # at which the model was left
         self._loads = 0  # states that the model had loaded when the optimizer was last looked at
-        self._guard: FiniteLossGuard | None = None
+        self._guard: FiniteGuard | None = None
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
         self._path: PathLimit | None = None
@@ -166,6 +166,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         targets = getattr(self._data, "targets", None)
         held = None
         if config.head != "linear" and config.held_out and targets is not None:
+            stream.classes_by_task(strategy.experience, self._data)  # refuses what are no labels
             held = held_out(targets, config.held_out)
         if held is not None and held.any():
             self._held = held
@@ -176,8 +177,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
         if strategy.adapted_dataset is not self._trained:  # a plugin has put others in their place since
             self._data, self._held = strategy.adapted_dataset, None
-        self._set_epochs(strategy)
+        self._give_epochs_back(strategy)
+        self._path = None  # of an experience that was left before its end, another one may follow
         if self._resumes:
+            self._set_epochs(strategy, begun=True)
             return
         classes = stream.classes_by_task(strategy.experience, self._data)
         if not self._checked:
@@ -192,6 +195,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if not interrupted:
             self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
             self._before = self._task
+        self._set_epochs(strategy, begun=interrupted)
         try:
             self._begin(strategy, classes, kwargs.get("num_workers", 0), interrupted)
         except BaseException:  # half a beginning cannot be gone on with
@@ -235,10 +239,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
 
-    def _set_epochs(self, strategy: Any) -> None:
-        """Gives the first experience its epochs; on going on inside it, the model counts it already."""
-        self._give_epochs_back(strategy)
-        first = int(strategy.model.experiences) == int(self._resumes or self._point is not None)
+    def _set_epochs(self, strategy: Any, begun: bool) -> None:
+        """Gives the first experience its epochs; one that has ``begun`` before is counted by the model already."""
+        first = int(strategy.model.experiences) == int(begun)
         wanted = strategy.model.config.first_epochs
         if first and not stream.is_part(strategy.experience) and wanted > strategy.train_epochs:
             self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
@@ -290,7 +293,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def _watch(self, strategy: Any) -> None:
         model = strategy.model
-        self._guard = FiniteLossGuard(stream.name(strategy.experience), strategy.device)
+        self._guard = FiniteGuard(stream.name(strategy.experience), strategy.device)
         classes = {} if self._task is None else self._task.classes
         self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
@@ -360,14 +363,28 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     # -- iterations ------------------------------------------------------------------------------------------------
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Let the optimizer follow a model whose parameters have been replaced, frozen or unfrozen."""
+        """Let the optimizer follow a model whose parameters have been replaced, frozen or unfrozen.
+
+        Raises:
+            ValueError: A state has been loaded that does not know the classes of the present experience.
+        """
         self._loads = strategy.model.loads
+        self._check_classes(strategy)
         groups = strategy.model.trainable_groups()
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
         if self._path is None:
             self._path = self._limit(strategy)
+
+    def _check_classes(self, strategy: Any) -> None:
+        known, classes = strategy.model.head.classes_by_task(), {} if self._task is None else self._task.classes
+        missing = sorted({c for task, labels in classes.items() for c in labels - known.get(task, set())})
+        if missing:
+            raise ValueError(
+                f"the model does not know the classes {missing} of experience {stream.name(strategy.experience)} any "
+                "more: a state of another stage has been loaded while it was trained; load it between two experiences"
+            )
 
     def _limit(self, strategy: Any) -> PathLimit | None:
         """How far the present experience may take the weights; the parts of an online stream share what a task has."""
@@ -383,8 +400,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Look at a state that has been loaded in the meantime before the loss, which would not find its classes."""
+        if self._loads != strategy.model.loads:
+            self._check_classes(strategy)
+
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Raises if the loss is not finite (see :class:`FiniteLossGuard`)."""
+        """Raises if the loss is not finite (see :class:`FiniteGuard`)."""
         if not processes.several():
             self._look(strategy)
 
@@ -403,11 +425,12 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._resting.before_step()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Rows of the head that learn nothing are where they were, and the step is as long as it may be."""
-        if self._path is not None:
-            self._path.after_step(strategy.clock.train_exp_iterations)
+        """Rows of the head that learn nothing are where they were, and the step is finite and as long as it may be."""
         if self._resting is not None:
-            self._resting.after_step()
+            self._resting.after_step()  # first: what it takes back is no part of the step that is measured
+        if self._path is not None:
+            finite = self._path.after_step(strategy.clock.train_exp_iterations)
+            self._check(strategy, finite, strategy.clock.train_exp_epochs, strategy.clock.train_epoch_iterations)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Metrics of training see the classes that the loss saw: an old row that did not compete wins nothing."""
@@ -419,27 +442,34 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Raises if a loss of the epoch was not finite: on a GPU, looking at each loss would make every step wait."""
         # The clock, the last plugin, has not counted this epoch yet. Some strategies (MER) skip ``before_backward``.
         clock = strategy.clock
-        self._check(strategy, strategy.loss, clock.train_exp_epochs, clock.train_epoch_iterations - 1)
+        self._check(strategy, _finite(strategy.loss), clock.train_exp_epochs, clock.train_epoch_iterations - 1)
         self._check(strategy, None, clock.train_exp_epochs)
 
     def _look(self, strategy: Any) -> None:
-        self._check(strategy, strategy.loss, strategy.clock.train_exp_epochs, strategy.clock.train_epoch_iterations)
+        clock = strategy.clock
+        self._check(strategy, _finite(strategy.loss), clock.train_exp_epochs, clock.train_epoch_iterations)
 
-    def _check(self, strategy: Any, loss: Tensor | None, epoch: int, iteration: int = 0) -> None:
+    def _check(self, strategy: Any, finite: Tensor | None, epoch: int, iteration: int = 0) -> None:
         if self._guard is None:
             return
         try:
-            if loss is None:
+            if finite is None:
                 self._guard.check(epoch)
             else:
-                self._guard.observe(loss, epoch, iteration)
+                self._guard.observe(finite, epoch, iteration)
         except FloatingPointError:
             self._go_back(strategy)
             raise
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Reduces the rank of the new directions, lets the optimizer follow, and solves a closed-form head."""
-        self._check(strategy, None, strategy.clock.train_exp_epochs)  # should the last epoch have been stopped early
+        clock = strategy.clock
+        self._check(strategy, None, clock.train_exp_epochs)  # should the last epoch have been stopped early
+        learned = [p for group in strategy.model.trainable_groups().values() for p in group]
+        if learned:  # after the last step there is no loss that would tell
+            finite = torch.stack([torch.isfinite(p.detach()).all() for p in learned]).all()
+            self._check(strategy, finite, clock.train_exp_epochs - 1, clock.train_epoch_iterations - 1)
+            self._check(strategy, None, clock.train_exp_epochs - 1)
         try:
             self._end(strategy, kwargs.get("num_workers", 0))
         except Exception:
@@ -484,6 +514,10 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if self._task is not None:
             self._task.learned = True
         return lesson.kept
+
+
+def _finite(loss: Tensor) -> Tensor:
+    return torch.isfinite(loss.detach()).all()
 
 
 def _stage(model: SDLoRAModel) -> tuple[int, float]:

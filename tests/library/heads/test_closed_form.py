@@ -258,3 +258,5 @@ def test_bad_input_is_refused():
     head.remember([x[:5]])
     with pytest.raises(ValueError, match=r"90 images, but 5|same images"):
         head.learn([(x, y)], 3)
+    with pytest.raises(ValueError, match="1 of the experience's 90 images are NaN"):
+        head.remember([x.index_fill(0, torch.tensor([7]), float("nan"))])

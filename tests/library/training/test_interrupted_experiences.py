@@ -142,6 +142,20 @@ def test_a_state_loaded_within_an_epoch_is_what_the_next_step_trains():
     assert load.moved
 
 
+@pytest.mark.parametrize("callback", ["before_forward", "after_training_epoch"])
+def test_a_state_loaded_inside_an_experience_must_know_its_classes(callback):
+    strategy, experiences = strategy_for(train_epochs=2), points_stream().train_stream
+    strategy.train(experiences[0])
+    state, load = copy.deepcopy(strategy.model.state_dict()), SupervisedPlugin()
+    setattr(load, callback, lambda strategy, **kwargs: strategy.model.load_state_dict(state))
+    strategy.plugins.append(load)
+    with pytest.raises(ValueError, match=r"classes \[2, 3\] of experience 2 of stream 'train'.*load it between"):
+        strategy.train(experiences[1])
+    strategy.plugins.remove(load)
+    strategy.train(experiences[1])
+    assert len(strategy.model.magnitudes) == 2
+
+
 def test_biases_unfrozen_below_the_adapters_train():
     strategy = strategy_for()
     strategy.train(points_stream().train_stream[0])

@@ -4,13 +4,24 @@ from functools import partial
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from torch.optim import SGD, Adam
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.functional import merged_weight
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.training.path import LARGEST_HEAD_STEP, LARGEST_STEP, PathLimit, path_of, profile
-from tests.common import adapted_mlp, learn_something, points_stream, snapshot, strategy_for, tiny_vit
+from tests.common import (
+    adapted_mlp,
+    learn_something,
+    optimized,
+    plain,
+    points_stream,
+    snapshot,
+    strategy_for,
+    tiny_vit,
+)
+from tests.library.training.test_interrupted_experiences import Leave
 
 SETTINGS = {"rank": 2, "targets": "*", "head": "linear", "first_epochs": 1}
 LIMITED = SDLoRAConfig(**SETTINGS)
@@ -176,3 +187,56 @@ def test_it_holds_on_a_transformer_of_fused_projections():
     norm = torch.stack([torch.linalg.norm(w.double()) for w in rows]).norm()
     moved = torch.stack([torch.linalg.norm(a - b) for a, b in zip(weights(model), before)]).norm()
     assert float(moved / norm) < 1.3 * 0.01
+
+
+class Spoil(SupervisedPlugin):
+    """Makes all gradients of an iteration NaN, though the loss is finite."""
+
+    def __init__(self, iteration):
+        super().__init__()
+        self.iteration, self.armed = iteration, False
+
+    def after_backward(self, strategy, **kwargs):
+        if self.armed and strategy.clock.train_exp_iterations == self.iteration:
+            for p in optimized(strategy):
+                p.grad.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("iteration", [1, 3])  # the last is 3, after which there is no loss that would tell
+@pytest.mark.parametrize("config", [LIMITED, plain(rank=2, targets="*")], ids=["limited", "published"])
+def test_a_step_that_is_not_finite_is_an_error_and_leaves_no_trace(config, iteration):
+    spoil = Spoil(iteration)
+    strategy, experiences = strategy_for(config=config, plugins=[spoil]), points_stream().train_stream
+    strategy.train(experiences[0])
+    before, spoil.armed = snapshot(strategy.model), True
+    with pytest.raises(FloatingPointError, match="experience 2 of stream 'train', epoch 1, iteration"):
+        strategy.train(experiences[1])
+    after = snapshot(strategy.model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(t, after[name]) for name, t in before.items())
+
+
+def test_an_experience_after_one_that_was_left_has_the_path_and_the_epochs_of_a_later_one():
+    leave, steps = Leave(), Steps()
+    config = SDLoRAConfig(rank=2, targets="*", head="linear")
+    strategy = strategy_for(config=config, optimizer=partial(SGD, lr=1.0), plugins=[leave, steps])
+    leave.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(points_stream().train_stream[0])
+    begun = len(steps.sizes)
+    strategy.train(points_stream().train_stream[1])
+    assert strategy.clock.train_exp_epochs == 1
+    assert sum(steps.sizes[begun:]) <= 1.02 * config.later_path
+
+
+def test_rows_that_rest_do_not_shorten_the_steps_of_the_others():
+    """Momentum that is left of an earlier experience moves old rows, which are then put back."""
+    results = []
+    for left in (0.0, 100.0):
+        torch.manual_seed(0)
+        strategy, experiences = strategy_for(config=LIMITED, reset_optimizer_state=False), points_stream().train_stream
+        strategy.train(experiences[0], shuffle=False)
+        strategy.optimizer.state[strategy.model.head.weight]["momentum_buffer"].fill_(left)
+        strategy.train(experiences[1], shuffle=False)
+        results.append(strategy.model.head.weight.detach())
+    assert torch.equal(*results)

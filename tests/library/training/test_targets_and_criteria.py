@@ -9,6 +9,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from tests.common import strategy_for
 
@@ -76,3 +77,13 @@ def test_soft_targets_of_a_criterion_of_ones_own():
 def test_a_criterion_that_counts_classes_which_do_not_compete_is_refused(criterion):
     with pytest.raises(ValueError, match="depends on classes that do not compete"):
         loss_of(criterion)(LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize("head", ["linear", "ridge"])
+@pytest.mark.parametrize("targets", [torch.eye(2)[[0, 1] * 4], ["cat", "dog"] * 4], ids=["one-hot", "names"])
+def test_targets_that_are_no_labels_are_refused_by_a_sentence(targets, head):
+    points = TensorDataset(torch.randn(8, 8), torch.tensor([0, 1] * 4))
+    points.targets = targets
+    stream = benchmark_from_datasets(train=[as_classification_dataset(points)]).train_stream
+    with pytest.raises(ValueError, match="experience 1 of stream 'train': its targets are no class labels"):
+        strategy_for(config=SDLoRAConfig(rank=2, targets="*", head=head)).train(stream[0])
