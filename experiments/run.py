@@ -298,8 +298,10 @@ def main() -> None:
             raise ValueError("--verbose and --quiet: expected one of them")
         run(Arguments.from_flat(given), verbosity=chosen[0] if chosen else "normal")  # type: ignore[arg-type]
     except KeyboardInterrupt as interrupt:
+        processes.last_words(interrupt)
         leave(interrupt)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        processes.last_words(error)
         sys.exit(f"error: {in_flags(error)}")
 
 

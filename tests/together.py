@@ -60,13 +60,21 @@ def _wait(pids):
     while len(ended) < len(pids):
         if len(ended) == len(pids) - 1 and any(ended.values()):
             for pid in pids:
-                if pid not in ended and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                if pid not in ended and stat_of(pid) == "T":
                     os.kill(pid, signal.SIGKILL)
         for pid in pids:
             if pid not in ended and (done := os.waitpid(pid, os.WNOHANG))[0]:
                 ended[pid] = done[1]
         time.sleep(0.01)
     return [ended[pid] for pid in pids]
+
+
+def stat_of(pid):
+    """The letter that Linux has for the state of a process, None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
 
 
 def main(folder, sizes, names):

@@ -16,7 +16,7 @@ from avalanche_sdlora.processes.collectives import (
     wait_for_all,
 )
 from avalanche_sdlora.processes.group import is_first, local_rank, rank, several, size, start
-from avalanche_sdlora.processes.lifeline import ProcessLostError, place
+from avalanche_sdlora.processes.lifeline import ProcessLostError, last_words, place
 
 __all__ = [
     "ProcessLostError",
@@ -29,6 +29,7 @@ __all__ = [
     "gather_objects",
     "gather_rows",
     "is_first",
+    "last_words",
     "local_rank",
     "place",
     "rank",

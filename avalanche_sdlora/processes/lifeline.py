@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import torch.distributed as dist
 
@@ -18,7 +19,9 @@ logger = logging.getLogger("avalanche_sdlora")
 
 EVERY = 1.0  # seconds between two signs of life
 PATIENCE = 30.0  # seconds without one after which a process counts as lost
-_ENDED = "ended"
+AGAIN = "The same command goes on from its last checkpoint"
+_ENDED = "it has ended, and the others have not"
+_FOLLOWED = "it ended because another was lost"
 
 
 class ProcessLostError(RuntimeError):
@@ -29,8 +32,9 @@ class Lifeline(threading.Thread):
     """Tells the other processes, through the store of their group, that this one lives, and watches them.
 
     A process that dies while the others wait for it in a collective usually shows at once, as a broken connection.
-    Where it does not (another machine has lost power, or nccl waits on a GPU), its signs of life stop; after
-    :data:`PATIENCE` seconds the watching thread names it and ends its own process, which could only wait.
+    Where it does not (another machine has lost power, or nccl waits on a GPU), its signs of life stop, or its last
+    words say that it has failed; after :data:`PATIENCE` seconds the watching thread names it and ends its own process,
+    which could only wait.
 
     Args:
         store: A connection of this thread's own.
@@ -43,7 +47,9 @@ class Lifeline(threading.Thread):
         self._store, self._rank, self._size = store, rank, size
         self._ending = threading.Event()
         self._beats = 0
-        self._seen = {other: ("", time.monotonic()) for other in range(size) if other != rank}
+        self.process = os.getpid()
+        self.follows = False  # whether this process ends because another was lost
+        self._seen = {other: ("0", time.monotonic()) for other in range(size) if other != rank}
         self._beat()
         store.set(_key("place", rank), f"{place()} {os.getpid()}")
         places = [store.get(_key("place", other)).decode().split() for other in range(size)]  # waits for all of them
@@ -62,11 +68,14 @@ class Lifeline(threading.Thread):
                 self._die(f"{kept} was lost: the processes' common store cannot be reached")
             else:
                 if lost:
-                    self._die(_lost(lost, f"there was no sign of life for {PATIENCE:.0f} s"))
+                    self._die(lost)
 
-    def stop(self, last_words: str = _ENDED) -> None:
-        """Says that this process ends, and why."""
+    def stop(self, last_words: str = "") -> None:
+        """Says that this process ends, and why; it is said once."""
+        if self._ending.is_set():
+            return
         self._ending.set()
+        last_words = last_words or (_FOLLOWED if self.follows else _ENDED)
         try:
             self._store.set(_key("life", self._rank), last_words)
             keeps = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -80,15 +89,21 @@ class Lifeline(threading.Thread):
         """Why a collective has failed: who is lost, as soon as that can be said; empty if all processes live."""
         until = time.monotonic() + PATIENCE + EVERY
         while time.monotonic() < until:
-            words = {other: word for other, (word, _) in self._look().items()}
-            said = {other: word for other, word in words.items() if word and not word.isdigit() and word != _ENDED}
-            dead = [other for other, pid in self._pids.items() if not _lives(pid)]
-            # Whoever ended because of a loss is not the loss.
-            if lost := sorted({*(other for other in dead if words[other] != _ENDED), *said}) or dead:
-                return _lost(lost, "; ".join(f"rank {r}: {word}" for r, word in said.items()) or "its process is gone")
-            if silent := self._silent():
-                return _lost(silent, f"there was no sign of life for {PATIENCE:.0f} s")
+            if lost := self.gone() or self._silent():
+                return lost
             time.sleep(0.1)
+        return ""
+
+    def gone(self) -> str:
+        """Who has ended, by the latest signs; empty if all processes seem to live.
+
+        Whoever ended because of a loss is named only where nobody else can be.
+        """
+        words = {other: word for other, (word, _) in self._look().items()}
+        words |= {r: "its process is gone" for r, pid in self._pids.items() if words[r].isdigit() and not _lives(pid)}
+        for kinds in ({*words.values()} - {_ENDED, _FOLLOWED}, {_ENDED}, {_FOLLOWED}):
+            if lost := {r: word for r, word in words.items() if word in kinds and not word.isdigit()}:
+                return _lost(lost)
         return ""
 
     def _beat(self) -> None:
@@ -106,16 +121,19 @@ class Lifeline(threading.Thread):
                 self._seen[other] = (word.decode(), time.monotonic())
         return self._seen
 
-    def _silent(self) -> list[int]:
+    def _silent(self) -> str:
+        """Who has given no sign of life for too long; one that has ended as it should is not waited for."""
         now = time.monotonic()
-        return [r for r, (word, since) in self._look().items() if word.isdigit() and now - since > PATIENCE]
+        silent = {r: word for r, (word, since) in self._look().items() if word != _ENDED and now - since > PATIENCE}
+        unsaid = f"there was no sign of life for {PATIENCE:.0f} s"
+        return _lost({r: unsaid if word.isdigit() else word for r, word in silent.items()}) if silent else ""
 
     def _has_ended(self, other: int) -> bool:
-        return self._seen.get(other, ("", 0.0))[0] == _ENDED
+        return self._seen.get(other, ("0", 0.0))[0] == _ENDED
 
     def _all_ended(self) -> bool:
-        lost = {*self._silent(), *(other for other, pid in self._pids.items() if not _lives(pid))}
-        return all(other in lost or not word.isdigit() for other, (word, _) in self._seen.items())
+        dead = {other for other, pid in self._pids.items() if not _lives(pid)}
+        return all(other in dead or not word.isdigit() for other, (word, _) in self._look().items())
 
     def _die(self, message: str) -> None:
         print(f"error: {message}; rank {self._rank} ends", file=sys.stderr, flush=True)
@@ -135,18 +153,45 @@ def begin() -> None:
     _lifeline.start()
     before = sys.excepthook
 
-    def last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _lifeline is not None and not issubclass(kind, ProcessLostError):
-            _lifeline.stop(f"it stopped with {kind.__name__}: {error}")
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        last_words(error)
         before(kind, error, trace)
 
-    sys.excepthook = last_words
+    sys.excepthook = hook
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def last_words(error: BaseException) -> None:
+    """Tells the other processes by which error this one ends; they may wait for it.
+
+    An error that nobody catches is told of its own accord, one that a program turns into an exit status is not.
+    """
+    if _lifeline is not None and not isinstance(error, ProcessLostError):
+        _lifeline.stop(f"it stopped with {type(error).__name__}: {error}")
 
 
 def end() -> None:
     """Says that this process ends as it should."""
-    if _lifeline is not None and not _lifeline._ending.is_set():
+    if _lifeline is not None:
         _lifeline.stop()
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """A launcher ends this process: if another was lost, that is an error which names it; else it ends at once.
+
+    Raises:
+        ProcessLostError: Another process was lost.
+    """
+    if _lifeline is not None and _lifeline.process == os.getpid():  # not one that was forked, to load images
+        if _lifeline.follows:  # it is on its way out, with the reason
+            return
+        if lost := _lifeline.gone():
+            _lifeline.follows = True
+            raise ProcessLostError(f"rank {dist.get_rank()} was told to end: {lost}. {AGAIN}")
+        _lifeline.stop(f"it was ended by {signal.Signals(number).name}")
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
@@ -160,16 +205,17 @@ def collective(what: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         missing = _lifeline.missing() if _lifeline is not None else ""
+        if _lifeline is not None:
+            _lifeline.follows = True
         reason = missing or f"not all processes came within the time limit ({str(error).splitlines()[0]})"
-        message = (
-            f"rank {dist.get_rank()} waited for {what}: {reason}. The same command goes on from its last checkpoint"
-        )
+        message = f"rank {dist.get_rank()} waited for {what}: {reason}. {AGAIN}"
         logger.critical(message)  # at once: a launcher that has noticed, too, may end this process in a moment
         raise ProcessLostError(message) from error
 
 
-def _lost(ranks: list[int], how: str) -> str:
-    return f"rank {', '.join(map(str, ranks))} was lost ({how})"
+def _lost(why: dict[int, str]) -> str:
+    """Names lost ranks and how each was lost."""
+    return "; ".join(f"rank {rank} was lost ({how})" for rank, how in sorted(why.items()))
 
 
 def _key(what: str, rank: int) -> str:
