@@ -52,8 +52,8 @@ class SDLoRAConfig:
             ``"coefficients"``: the bare coefficients of the combination (as the paper prints it).
         head: What predicts. Heads in closed form are solved from statistics of the features, gathered in one pass after
             each experience, without samples: ``"random_ridge"`` (ridge regression after a random expansion, RanPAC),
-            ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the one of them, or mixture of the
-            first two, that is right most often on the images held out; see
+            ``"lda"``, ``"ridge"``, ``"ncm"`` (nearest class mean), or ``"auto"``, the mixture of the first two, or
+            one of them that is clearly better on the images held out; see
             :class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`. ``"linear"``: the head that is trained, as
             published.
         drift: ``"linear"``: a head in closed form follows the features as they move, by a map estimated on the present

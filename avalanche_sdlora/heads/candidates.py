@@ -11,7 +11,7 @@ from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
-#: Kinds of classifiers in closed form. Where several are as good on held-out images, the first is taken.
+#: Kinds of classifiers in closed form, the best to be expected first.
 KINDS = ("random_ridge", "lda", "ridge", "ncm")
 
 
@@ -66,7 +66,7 @@ def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
 
     Args:
         kind: One of :data:`KINDS`, or "auto" for all of them and the mixture of the first two.
-        expansion: Units of the random expansion. None: 2000, or 500 of them, whichever is right more often.
+        expansion: Units of the random expansion. None: 2000, or 500 of them where that is clearly better.
     """
     kinds = KINDS if kind == "auto" else (kind,)
     sizes = (2000, 500) if expansion is None else (expansion,)

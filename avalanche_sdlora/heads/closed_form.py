@@ -52,10 +52,10 @@ class ClosedFormHead(GrowingModule):
     Kinds, with the functions of this package that solve them: ``"ncm"`` (``discriminant.fit_ncm``), ``"lda"``
     (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
     after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
-    ``"auto"`` the statistics for all of them are gathered, and after every experience the one predicts that was right
-    most often on the images held out so far, or the product of the probabilities of ``"random_ridge"`` and ``"lda"``
-    (:class:`avalanche_sdlora.heads.candidates.Candidate`). Scores are divided by the temperature under which those
-    images are most likely, so that their softmax is a probability.
+    ``"auto"`` the statistics for all of them are gathered, and after every experience the product predicts of the
+    probabilities of ``"random_ridge"`` and ``"lda"`` (:class:`avalanche_sdlora.heads.candidates.Candidate`), or another
+    of them that was clearly right more often on the images held out so far. Scores are divided by the temperature under
+    which those images are most likely, so that their softmax is a probability.
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
     ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``,
@@ -310,7 +310,7 @@ class ClosedFormHead(GrowingModule):
         return x, y, gather_rows(self.before)[0]
 
     def _commit(self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool) -> None:
-        """Makes a trial the state of this head, with the candidate that has the most hits, ``verdict`` included."""
+        """Makes a trial the state of this head, with the best candidate, ``verdict`` included."""
         if anew:
             self.evidence.clear()
         if verdict is not None:

@@ -54,8 +54,22 @@ def clearly_worse(right: Tensor, before: Tensor) -> bool:
         right: ``(n,)``, where it is right.
         before: ``(n,)``, where the other is.
     """
-    lost, won = int((before & ~right).sum()), int((right & ~before).sum())
-    return lost - won > (lost + won) ** 0.5
+    return bool(clearly_more(*comparisons(before, right)))
+
+
+def comparisons(right: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """On how many of ``n`` images a classifier alone is right, and on how many the other alone.
+
+    Args:
+        right: ``(..., n)``, where it is right.
+        other: ``(n,)``, where the other is.
+    """
+    return (right & ~other).sum(-1), (other & ~right).sum(-1)
+
+
+def clearly_more(won: Tensor, lost: Tensor) -> Tensor:
+    """Whether the difference of paired counts exceeds its standard error, the root of their sum."""
+    return won - lost > (won + lost).sqrt()
 
 
 class Evidence(nn.Module):
@@ -67,6 +81,8 @@ class Evidence(nn.Module):
     Attributes:
         held: Number of images so far.
         hits: ``(classifiers,)``, how many of them each classified right.
+        won: ``(classifiers,)``, how many each had right and the first one wrong.
+        lost: ``(classifiers,)``, the other way round.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the same weights.
@@ -75,6 +91,8 @@ class Evidence(nn.Module):
 
     held: Tensor
     hits: Tensor
+    won: Tensor
+    lost: Tensor
     loss: Tensor
     doubt: Tensor
     recent: Tensor
@@ -84,6 +102,8 @@ class Evidence(nn.Module):
         for name, shape in (
             ("held", ()),
             ("hits", (classifiers,)),
+            ("won", (classifiers,)),
+            ("lost", (classifiers,)),
             ("loss", (classifiers, len(TEMPERATURES))),
             ("doubt", (classifiers, len(TEMPERATURES))),
             ("recent", ()),
@@ -96,6 +116,9 @@ class Evidence(nn.Module):
         n = verdict.right.shape[1]
         self.held += n
         self.hits += verdict.right.sum(1)
+        won, lost = comparisons(verdict.right, verdict.right[0])
+        self.won += won
+        self.lost += lost
         for name, new in (("loss", verdict.loss), ("doubt", verdict.doubt), ("recent", n)):
             kept = getattr(self, name)
             kept.mul_(FADING).add_(new)
@@ -106,9 +129,20 @@ class Evidence(nn.Module):
             buffer.zero_()
 
     def best(self, verdict: Verdict | None = None) -> int:
-        """The classifier with the most hits, those of ``verdict`` included; of several, the first."""
-        hits = self.hits if verdict is None else self.hits + verdict.right.sum(1)
-        return int((hits == hits.max()).nonzero()[0])
+        """The first classifier, unless others are clearly better: of these the one with the most hits.
+
+        A task holds few images out, so the first should be the one to expect most of. Better by more than the standard
+        error of the paired difference is clearly better.
+
+        Args:
+            verdict: On images that count as if they had been added.
+        """
+        hits, won, lost = self.hits, self.won, self.lost
+        if verdict is not None:
+            new = comparisons(verdict.right, verdict.right[0])
+            hits, won, lost = hits + verdict.right.sum(1), won + new[0], lost + new[1]
+        better = clearly_more(won, lost)
+        return int(hits.masked_fill(~better, -1).argmax()) if better.any() else 0
 
     def temperature(self, classifier: int, verdict: Verdict | None = None) -> float:
         """The temperature under which the held-out images are most likely (Guo et al., ICML 2017, arXiv 1706.04599).

@@ -8,6 +8,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
+from avalanche_sdlora.heads.evidence import Evidence, Verdict
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.trial import Trial
 from tests.common import mlp, points_stream, snapshot, strategy_for
@@ -40,12 +41,27 @@ def every_fifth(y):
     return torch.arange(len(y)) % 5 == 0
 
 
-def test_the_kind_that_is_right_most_often_is_chosen_whatever_it_is():
+def test_another_than_the_first_is_chosen_where_it_is_clearly_better():
+    evidence = Evidence(3)
+    first = torch.tensor([True] * 50 + [False] * 50)
+    little, much = first.clone(), first.clone()
+    little[48:52] = ~little[48:52]
+    little[60:62] = True  # won four, lost two
+    much[49:56] = ~much[49:56]  # won six, lost one
+    for right, best in ((little, 0), (much, 2)):
+        verdict = Verdict(torch.stack([first, little, right]), torch.zeros(3, 101), torch.zeros(3, 101))
+        assert evidence.best(verdict) == best
+    evidence.add(verdict)
+    assert evidence.best() == 2
+    assert (evidence.won[2], evidence.lost[2]) == (6, 1)
+
+
+def test_the_kind_that_suits_the_features_is_chosen():
     x, y = ring()
     head = ClosedFormHead(2, expansion=200)
     lesson = head.learn([(x, y)], 2, held=every_fifth(y))
     assert lesson.classifier.startswith("random_ridge")
-    assert lesson.hits[lesson.classifier] == max(lesson.hits.values()) > 1.2 * lesson.hits["lda"]
+    assert lesson.hits[lesson.classifier] > 1.2 * lesson.hits["lda"]
     for kind in KINDS:
         alone = ClosedFormHead(2, kind, expansion=200)
         alone.learn([(x, y)], 2, held=every_fifth(y))
@@ -63,7 +79,8 @@ def test_a_mixture_multiplies_the_probabilities_of_its_parts_also_as_plain_layer
         head.frame.bias.copy_(torch.randn(40))
     mixture, parts = head.candidates[0], []
     for i in (*mixture.parts, 0):
-        head.evidence.hits.copy_(torch.arange(len(head.candidates)) == i)
+        head.evidence.won.copy_(100 * (torch.arange(len(head.candidates)) == i))
+        head.evidence.lost.zero_()
         head._commit(
             Trial(head.frame, dict(head.sums), head._trials.gathered(x[:0], y[:0], None, head.sums), [], None),
             None,

@@ -28,6 +28,7 @@ CONFIGS = {
     "single": dataclasses.replace(MLP, directions="single"),
     "reduced": dataclasses.replace(MLP, rank=RankSchedule({1: 3, 2: 2, 3: 1}), energy=0.9, rank_budget=4),
     "closed form": dataclasses.replace(MLP, head="ridge", drift="linear"),
+    "default": SDLoRAConfig(rank=2, targets="*", expansion=24),
     "single, closed form": dataclasses.replace(MLP, directions="single", head="ridge"),
 }
 
