@@ -22,8 +22,9 @@ def held_out(targets: Iterable[int], share: float) -> Tensor:
     """
     labels = np.fromiter(map(int, targets), dtype=np.int64)
     held = np.zeros(len(labels), dtype=bool)
-    random = np.random.RandomState(0)
     for label in np.unique(labels):
+        # A generator for each class: where its images come again beside other classes, the same ones are held out.
+        random = np.random.RandomState(int(label) % 2**32)
         own = random.permutation(np.flatnonzero(labels == label))
         held[own[: min(max(1, round(share * len(own))), len(own) - 1)]] = True
     return torch.from_numpy(held)

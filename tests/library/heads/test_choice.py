@@ -11,6 +11,7 @@ from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.evidence import Evidence, Verdict
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.trial import Trial
+from avalanche_sdlora.training.held_out import held_out
 from tests.common import mlp, points_stream, snapshot, strategy_for
 from tests.library.samples import of
 
@@ -199,6 +200,13 @@ def test_held_out_images_are_never_trained_on_and_the_state_restores_the_choice(
     fresh.load_state_dict(snapshot(model))
     x = torch.randn(7, 8)
     assert torch.equal(fresh(x), model(x))
+
+
+def test_images_of_a_class_are_held_out_again_whatever_comes_beside_it():
+    alone = held_out([3] * 20, 0.1)
+    beside = held_out([0] * 7 + [3] * 20 + [9] * 5, 0.1)
+    assert int(alone.sum()) == 2
+    assert torch.equal(beside[7:27], alone)
 
 
 class Seen:
