@@ -8,10 +8,8 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
-from avalanche_sdlora.heads.evidence import Evidence, Verdict
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.trial import Trial
-from avalanche_sdlora.training.held_out import held_out
 from tests.common import mlp, points_stream, snapshot, strategy_for
 from tests.library.samples import of
 
@@ -40,21 +38,6 @@ def head_of(x, y, kind):
 
 def every_fifth(y):
     return torch.arange(len(y)) % 5 == 0
-
-
-def test_another_than_the_first_is_chosen_where_it_is_clearly_better():
-    evidence = Evidence(3)
-    first = torch.tensor([True] * 50 + [False] * 50)
-    little, much = first.clone(), first.clone()
-    little[48:52] = ~little[48:52]
-    little[60:62] = True  # won four, lost two
-    much[49:56] = ~much[49:56]  # won six, lost one
-    for right, best in ((little, 0), (much, 2)):
-        verdict = Verdict(torch.stack([first, little, right]), torch.zeros(3, 101), torch.zeros(3, 101))
-        assert evidence.best(verdict) == best
-    evidence.add(verdict)
-    assert evidence.best() == 2
-    assert (evidence.won[2], evidence.lost[2]) == (6, 1)
 
 
 def test_the_kind_that_suits_the_features_is_chosen():
@@ -200,13 +183,6 @@ def test_held_out_images_are_never_trained_on_and_the_state_restores_the_choice(
     fresh.load_state_dict(snapshot(model))
     x = torch.randn(7, 8)
     assert torch.equal(fresh(x), model(x))
-
-
-def test_images_of_a_class_are_held_out_again_whatever_comes_beside_it():
-    alone = held_out([3] * 20, 0.1)
-    beside = held_out([0] * 7 + [3] * 20 + [9] * 5, 0.1)
-    assert int(alone.sum()) == 2
-    assert torch.equal(beside[7:27], alone)
 
 
 class Seen:

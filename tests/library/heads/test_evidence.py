@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, clearly_worse, judge
+from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge
 from avalanche_sdlora.training.held_out import held_out
 
 
@@ -24,7 +24,14 @@ def scores(n=400, classes=4, seed=0, signal=1.0):
     return logits + signal * torch.nn.functional.one_hot(y, classes), y
 
 
-def test_the_classifier_with_the_most_hits_is_best_and_the_first_of_equals():
+def test_images_of_a_class_are_held_out_again_whatever_comes_beside_it():
+    alone = held_out([3] * 20, 0.1)
+    beside = held_out([0] * 7 + [3] * 20 + [9] * 5, 0.1)
+    assert int(alone.sum()) == 2
+    assert torch.equal(beside[7:27], alone)
+
+
+def test_hits_are_counted_and_the_first_of_equals_is_best():
     good, y = scores(signal=3.0)
     poor = scores(signal=0.5)[0]
     evidence = Evidence(3)
@@ -32,12 +39,22 @@ def test_the_classifier_with_the_most_hits_is_best_and_the_first_of_equals():
     verdict = judge([poor, good, good], y)
     assert evidence.best(verdict) == 1
     evidence.add(verdict)
-    evidence.add(judge([good, poor, poor], y))
-    assert evidence.best() == 0 or evidence.hits[1] > evidence.hits[0]
-    assert evidence.hits.tolist() == [
-        float((s.argmax(1) == y).sum() + (t.argmax(1) == y).sum())
-        for s, t in ((poor, good), (good, poor), (good, poor))
-    ]
+    assert evidence.hits.tolist() == [float((s.argmax(1) == y).sum()) for s in (poor, good, good)]
+
+
+def test_another_than_the_first_is_chosen_where_it_is_clearly_better():
+    evidence = Evidence(3)
+    first = torch.tensor([True] * 50 + [False] * 50)
+    little, much = first.clone(), first.clone()
+    little[48:52] = ~little[48:52]
+    little[60:62] = True  # won four, lost two
+    much[49:56] = ~much[49:56]  # won six, lost one
+    for right, best in ((little, 0), (much, 2)):
+        verdict = Verdict(torch.stack([first, little, right]), torch.zeros(3, 101), torch.zeros(3, 101))
+        assert evidence.best(verdict) == best
+    evidence.add(verdict)
+    assert evidence.best() == 2
+    assert (evidence.won[2], evidence.lost[2]) == (6, 1)
 
 
 @pytest.mark.parametrize("factor", [0.05, 1.0, 20.0])
