@@ -30,6 +30,9 @@ class Lesson(NamedTuple):
         held_out: Number of the experience's images that were held out.
         right: How many of them the head has right that was made without them, on the features that are taken.
         right_before: How many on the features before the experience; None where they were not compared.
+        old_kept: How many images held out so far, put in the place of old classes, were right after their experience
+            and wrong before it.
+        old_harmed: The other way round; where that is clearly more, experiences are not kept.
         hits: By name, how many of all images held out so far each classifier had right: those of the first experience
             as they were at its end, those of later ones as images of old classes are recognised.
         penalty: Of a ridge regression.
@@ -41,6 +44,8 @@ class Lesson(NamedTuple):
     held_out: int
     right: int
     right_before: int | None
+    old_kept: int
+    old_harmed: int
     hits: dict[str, int]
     penalty: float | None
     temperature: float
@@ -215,7 +220,7 @@ class ClosedFormHead(GrowingModule):
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
-                are clearly better on the images held out.
+                are clearly better on the images held out, or where experiences have clearly harmed old classes.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -258,7 +263,11 @@ class ClosedFormHead(GrowingModule):
         taken = self._better(before, after)
         verdict = taken.verdict
         if before is not None and taken is after and len(self.statistics.labels):
-            verdict = self._trials.of_old_classes(before, self.before, images) or verdict
+            as_old = self._trials.of_old_classes(before, self.before, images)
+            if as_old is not None and before.verdict is not None and self.evidence.harms(before.verdict, as_old):
+                taken, verdict = before, before.verdict
+            else:
+                verdict = as_old or verdict
         self._commit(taken, verdict, rows, anew)
         return Lesson(
             kept=taken is after,
@@ -266,6 +275,8 @@ class ClosedFormHead(GrowingModule):
             held_out=int(held.sum()),
             right=0 if taken.verdict is None else int(taken.verdict.right[self.chosen].sum()),
             right_before=None if before is None or before.verdict is None else int(self._right(before).sum()),
+            old_kept=int(self.evidence.kept),
+            old_harmed=int(self.evidence.harmed),
             hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
             penalty=self.penalty,
             temperature=self.temperature,

@@ -83,6 +83,8 @@ class Evidence(nn.Module):
         hits: ``(classifiers,)``, how many of them each classified right.
         won: ``(classifiers,)``, how many each had right and the first one wrong.
         lost: ``(classifiers,)``, the other way round.
+        kept: How many of them, put in the place of old classes, were right after an experience and wrong before it.
+        harmed: The other way round.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the same weights.
@@ -93,6 +95,8 @@ class Evidence(nn.Module):
     hits: Tensor
     won: Tensor
     lost: Tensor
+    kept: Tensor
+    harmed: Tensor
     loss: Tensor
     doubt: Tensor
     recent: Tensor
@@ -104,6 +108,8 @@ class Evidence(nn.Module):
             ("hits", (classifiers,)),
             ("won", (classifiers,)),
             ("lost", (classifiers,)),
+            ("kept", ()),
+            ("harmed", ()),
             ("loss", (classifiers, len(TEMPERATURES))),
             ("doubt", (classifiers, len(TEMPERATURES))),
             ("recent", ()),
@@ -122,6 +128,23 @@ class Evidence(nn.Module):
         for name, new in (("loss", verdict.loss), ("doubt", verdict.doubt), ("recent", n)):
             kept = getattr(self, name)
             kept.mul_(FADING).add_(new)
+
+    @torch.no_grad()
+    def harms(self, before: Verdict, after: Verdict) -> bool:
+        """Adds what an experience does to old classes; whether experiences have clearly harmed them so far.
+
+        One experience holds too few images out to say so, all of them do not. What is compared is the classifier that
+        ``before`` would choose.
+
+        Args:
+            before: On images as the features before the experience show them.
+            after: On these images in the place of old classes.
+        """
+        i = self.best(before)
+        kept, harmed = comparisons(after.right[i], before.right[i])
+        self.kept += kept
+        self.harmed += harmed
+        return bool(clearly_more(self.harmed, self.kept))
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -149,11 +149,13 @@ class Trials:
             images: With the features after it.
 
         Returns:
-            None where there is only one class, or none has images held out.
+            On the images of the verdict of ``before``, in their order; None where there is only one class, or none has
+            images held out.
         """
         x, y, held, _ = images
         known = torch.isin(y, next(iter(before.base.values())).labels)
         found: list[tuple[list[Tensor], Tensor]] = []
+        places: list[Tensor] = []
         classes = y.unique()
         for half in (classes[::2], classes[1::2]):
             own = torch.isin(y, half)
@@ -161,10 +163,12 @@ class Trials:
             if judged.any() and not own.all():
                 frame = followed(before.frame, old[~own], x[~own])
                 found.append(self._scores(before.solved, before.base, images, judged, frame))
+                places.append(judged.nonzero().flatten())
         if not found:
             return None
-        scores = [torch.cat(parts) for parts in zip(*(scores for scores, _ in found))]
-        return self._judge(scores, torch.cat([targets for _, targets in found]))
+        order = torch.cat(places).argsort()
+        scores = [torch.cat(parts)[order] for parts in zip(*(scores for scores, _ in found))]
+        return self._judge(scores, torch.cat([targets for _, targets in found])[order])
 
     def _judge(self, scores: Sequence[Tensor], targets: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""

@@ -9,7 +9,7 @@ from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.heads.candidates import KINDS, candidates
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.ridge import fit_ridge
-from avalanche_sdlora.heads.trial import Trial
+from avalanche_sdlora.heads.trial import Images, Trial
 from tests.common import mlp, points_stream, snapshot, strategy_for
 from tests.library.samples import of
 
@@ -168,6 +168,20 @@ def test_an_experience_that_harms_the_features_is_taken_back(harmed):
     ]
     truth = [torch.tensor([int(t) for t in e.dataset.targets]) for e in benchmark.test_stream]
     assert torch.cat(results).eq(torch.cat(truth)).double().mean() > 0.85
+
+
+def test_images_in_the_place_of_old_classes_stay_in_their_order():
+    """Features that stay where they are are recognised as before, image by image."""
+    x, y = clouds(n=240)
+    x = x + 2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    head = ClosedFormHead(40, drift="linear", expansion=50)
+    head.learn([(x, y)], 12, held=every_fifth(y))
+    head.remember([x])
+    images = Images(x, y, every_fifth(y), None)
+    before = head._trials.attempt(images, dict(head.sums), head.frame)
+    as_old = head._trials.of_old_classes(before, x, images)
+    assert not before.verdict.right.all()
+    assert torch.equal(as_old.right[1:], before.verdict.right[1:])  # of a mixture, temperatures may differ
 
 
 def test_held_out_images_are_never_trained_on_and_the_state_restores_the_choice():

@@ -83,3 +83,12 @@ def test_worse_means_by_more_than_the_standard_error_of_the_difference():
     assert clearly_worse(n < 88, n < 90)
     assert not clearly_worse(n < 95, n < 90)
     assert not clearly_worse(torch.roll(n, 5) < 88, n < 90)  # 2 fewer in all, 12 images differ
+
+
+def test_small_harm_to_old_classes_adds_up_until_it_is_clear():
+    none = torch.zeros(1, 101)
+    before, after = (Verdict(torch.arange(20)[None] < n, none, none) for n in (15, 14))
+    evidence = Evidence(1)
+    assert [evidence.harms(before, after) for _ in range(3)] == [False, True, True]
+    assert [evidence.harms(after, before) for _ in range(3)] == [False, False, False]
+    assert (evidence.kept, evidence.harmed) == (3, 3)
