@@ -179,7 +179,7 @@ def test_whatever_was_decided_becomes_a_table():
     found = decisions([{"rate": 0.02}, {"rate": 0.01, "kept_back": {"images": 12}}])
     assert found == {
         "columns": ["task", "rate", "kept back"],
-        "rows": [[1, "0.02", "null"], [2, "0.01", '{"images": 12}']],
+        "rows": [[1, "0.02", "null"], [2, "0.01", "images 12"]],
     }
 
 
