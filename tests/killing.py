@@ -67,7 +67,7 @@ def main(folder, seed, kills):
     assert not killed(start(folder / "whole"), lambda: False)
     seconds = time.monotonic() - begun
     while True:
-        at = time.monotonic() + draw.uniform(0.05, 0.6) * seconds
+        at = time.monotonic() + draw.uniform(0.05, 0.35) * seconds
         writing = count % 2 == 1  # every other time in the middle of writing a checkpoint, if that can be caught
         pid = start(output)
 

@@ -119,7 +119,7 @@ def test_options_that_cannot_be_used(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_experiences": 2}, "choose a divisor of 3"),
+        ({"n_experiences": 4}, "choose 1 to 3"),
         ({"class_order": ["a", "b", "x"]}, "missing: c; unknown: x"),
         ({"validation": 0.0}, "validation=0.0: expected"),
         ({"cache": "disk", "cache_mb": -1}, "cache_mb=-1: expected"),
