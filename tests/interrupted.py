@@ -36,6 +36,19 @@ class Kill(SupervisedPlugin):
     after_eval_iteration = after_training_iteration
 
 
+class Leave(SupervisedPlugin):
+    """Leaves an experience by an error of its own, which no other plugin sees."""
+
+    def __init__(self, iteration=2, error=KeyboardInterrupt):
+        super().__init__()
+        self.iteration, self.error, self.armed = iteration, error, False
+
+    def before_forward(self, strategy, **kwargs):
+        if self.armed and strategy.clock.train_exp_iterations == self.iteration:
+            self.armed = False
+            raise self.error
+
+
 class Remember(SupervisedPlugin):
     """Hands the last strategy out."""
 

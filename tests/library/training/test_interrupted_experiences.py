@@ -10,25 +10,13 @@ from avalanche.core import SupervisedPlugin
 from torch import nn
 
 from tests.common import MLP, optimized, points_stream, snapshot, strategy_for, trainable
+from tests.interrupted import Leave
 
 HEADS = {
     "linear": MLP,
     "lda": dataclasses.replace(MLP, head="lda"),
     "following": dataclasses.replace(MLP, head="ridge", drift="linear"),
 }
-
-
-class Leave(SupervisedPlugin):
-    """Leaves an experience by an error of its own, which no other plugin sees."""
-
-    def __init__(self, iteration=2, error=KeyboardInterrupt):
-        super().__init__()
-        self.iteration, self.error, self.armed = iteration, error, False
-
-    def before_forward(self, strategy, **kwargs):
-        if self.armed and strategy.clock.train_exp_iterations == self.iteration:
-            self.armed = False
-            raise self.error
 
 
 def begun(config, leave, before=1):

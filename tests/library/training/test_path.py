@@ -21,7 +21,7 @@ from tests.common import (
     strategy_for,
     tiny_vit,
 )
-from tests.library.training.test_interrupted_experiences import Leave
+from tests.interrupted import Leave
 
 SETTINGS = {"rank": 2, "targets": "*", "head": "linear", "first_epochs": 1}
 LIMITED = SDLoRAConfig(**SETTINGS)
