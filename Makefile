@@ -2,6 +2,7 @@
 # make test   lint, types, the directions of imports, and all tests
 # make check  lint, types, the directions of imports, and the quick tests
 # make docs   build the site into docs/_build/html, notebooks included; a warning is an error
+# make package  build wheel and sdist into dist/, install each into an environment of its own and use it
 # VENV=path   use another virtual environment, for instance one that exists
 
 VENV ?= .venv
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed-avalanche-sdlora
 PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := avalanche_sdlora benchmarks examples experiments tests docs/conf.py setup.py
 
-.PHONY: run test check lint docs install clean
+.PHONY: run test check lint docs package install clean
 
 run: install
 	$(BIN)/python -m experiments.run digits
@@ -36,6 +37,10 @@ docs: $(STAMP)-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+package: $(STAMP)
+	$(BIN)/python -m pip install --quiet build 'setuptools>=77' wheel
+	$(BIN)/python -m tests.installed
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -48,4 +53,4 @@ $(STAMP)-docs: $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-# Notebooks run in kernels of their own, which find the checkout; one thread, since their tensors gain nothing from more.
+# Notebooks run in kernels of their own, which find the checkout. Their tensors gain nothing from a second thread.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -13,7 +13,6 @@ import avalanche.logging
 import avalanche.training
 import avalanche.training.plugins
 import pytest
-import tomllib
 import torch
 from avalanche.benchmarks import nc_benchmark
 from torch.distributed.run import get_args_parser
@@ -23,6 +22,7 @@ import avalanche_sdlora
 import avalanche_sdlora.metrics
 from avalanche_sdlora import SDLoRAConfig, SDLoRAStrategy, create_backbone
 from experiments.arguments import Arguments
+from experiments.recipes import read_toml
 from experiments.resolve import resolve
 from experiments.run import COMMAND as RUN
 from tests.docs.pages import PAGES, ROOT, blocks, prose
@@ -127,7 +127,7 @@ def check_command(words):
         }
         assert set(rest) <= targets, words
     elif program == "pip":
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        extras = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
         assert rest[0] == "install"
         for named in re.findall(r"\[([\w,]+)\]", " ".join(rest)):
             assert set(named.split(",")) <= extras.keys(), words

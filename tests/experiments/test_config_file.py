@@ -5,12 +5,12 @@ import json
 import sys
 
 import pytest
-import tomllib
 
 from experiments import run as command
 from experiments.arguments import Arguments
 from experiments.methods import METHODS
 from experiments.options.config_file import read_config, write_config
+from experiments.recipes import read_toml
 from experiments.resolve import resolve
 
 
@@ -104,7 +104,7 @@ def test_a_file_is_missing_behind_config(asked):
 
 def test_the_file_is_toml_and_has_no_open_option(tmp_path):
     write_config(tmp_path / "config.toml", {"dataset": "digits", "weights": None, "sdlora.rank": 4, "epochs": 2})
-    assert tomllib.loads((tmp_path / "config.toml").read_text()) == {
+    assert read_toml(tmp_path / "config.toml") == {
         "dataset": "digits",
         "epochs": 2,
         "sdlora": {"rank": 4},
