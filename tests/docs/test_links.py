@@ -63,7 +63,8 @@ def public_objects():
                 if inspect.isclass(found):
                     for attribute, member in vars(found).items():
                         member = getattr(member, "__func__", getattr(member, "fget", member))
-                        if attribute[0] != "_" and inspect.isfunction(member) and member.__name__ != "<lambda>":
+                        named = inspect.isfunction(member) and member.__name__[0] not in "_<"  # no default of a field
+                        if attribute[0] != "_" and named:
                             yield f"{name}.{key}.{attribute}", member
 
 
