@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from sphinx.util.inspect import signature as signature_of
+from sphinx.util.inspect import stringify_signature
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,3 +58,15 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|np|numpy|avalanche|collections|os|pathlib|argparse|typing|datetime|PIL|timm)\..+"),
     ("py:.*", "Any|Callable|Iterable|Iterator|Mapping|Optimizer|Path|Self|Sequence|Tensor|T"),
 ]
+
+
+def setup(app: Any) -> None:
+    """What Sphinx calls."""
+    app.connect("autodoc-process-signature", _arguments_of_init)
+
+
+def _arguments_of_init(app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returns: str) -> Any:
+    """The arguments of a class whose ``__new__`` takes any, so that its ``__init__`` has the names."""
+    if what == "class" and (signature or "").startswith("(*args"):
+        return stringify_signature(signature_of(thing.__init__, bound_method=True), show_annotation=False), returns
+    return None
