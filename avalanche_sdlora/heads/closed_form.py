@@ -76,8 +76,8 @@ class ClosedFormHead(GrowingModule):
             ``"none"``: statistics of all experiences are added up as if nothing moved.
         expansion: ``M``; None: see :func:`avalanche_sdlora.heads.candidates.candidates`.
         seed: Draws the expansion.
-        parts: The number of vectors, all of one size, that a feature is made of (:mod:`avalanche_sdlora.heads.readout`):
-            each is followed on its own.
+        parts: The number of vectors, all of one size, that a feature is made of
+            (:mod:`avalanche_sdlora.heads.readout`): each is followed on its own.
 
     Attributes:
         learning: Whether an experience has begun that has not been learned yet; then it is not :attr:`ready`.

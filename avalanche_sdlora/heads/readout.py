@@ -53,7 +53,8 @@ def read_layers(backbone: Any, x: Tensor) -> Tensor:
             found.append(prefix[:, 0])
         if not (last and backbone.global_pool == "avg"):
             found.append(patches.mean(1))
-    return torch.cat([backbone.forward_head(final), *(backbone.fc_norm(backbone.norm(token)) for token in found)], dim=1)
+    normalised = [backbone.fc_norm(backbone.norm(token)) for token in found]
+    return torch.cat([backbone.forward_head(final), *normalised], dim=1)
 
 
 class _Reader(nn.Module):
@@ -67,14 +68,14 @@ class _Reader(nn.Module):
         return read_layers(self.backbone, x)
 
 
-class _Tracer(fx.Tracer):
-    """Follows the backbone's own methods, and takes each of its layers as a whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
 def plain_reader(backbone: nn.Module) -> nn.Module:
     """:func:`read_layers` as a module of torch that holds the layers of ``backbone``, and nothing of this package."""
+
+    class Tracer(fx.Tracer):  # local, so that torch does not keep it with the module
+        """Follows the backbone's own methods, and takes each of its layers as a whole."""
+
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
     reader = _Reader(backbone)
-    return fx.GraphModule(reader, _Tracer().trace(reader), type(backbone).__name__)
+    return fx.GraphModule(reader, Tracer().trace(reader), type(backbone).__name__)

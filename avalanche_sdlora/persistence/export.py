@@ -36,9 +36,9 @@ def merge(model: SDLoRAModel) -> nn.Module:
     Returns:
         For a timm model its architecture, with a classifier of the learned classes; for other modules an
         ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``, as for every model with a random
-        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. A backbone of which earlier blocks are read is
-        a ``torch.fx.GraphModule`` of its layers there. In evaluation mode. Logits are those of
-        ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
+        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. There, a backbone of which earlier blocks are
+        read is a ``torch.fx.GraphModule`` of its layers. In evaluation mode. Logits are those of ``model`` without task
+        labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
         ValueError: One class label means several classes, so the logits depend on task labels; or the backbone
