@@ -7,23 +7,30 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-avalanche-sdlora
-# Two processes with a thread each: the tests' tensors are too small to gain from more threads. Files stay in their order,
-# since those with the fewest tests, which come last otherwise, take the longest.
+# Two processes with a thread each: the tests' tensors are too small to gain from more threads. Files stay in the order of
+# tests/conftest.py, since those with the fewest tests, which would come last otherwise, take the longest.
 PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 SOURCES := avalanche_sdlora benchmarks experiments tests setup.py
 
-.PHONY: run test check lint install clean
+.PHONY: run test check lint tests quick-tests install clean
 
 run: install
 	$(BIN)/python -m experiments.run digits
 
-test: lint
+# Lint and types take one process, so the tests run beside them; make names what failed in the last lines.
+test: install
+	$(MAKE) --jobs=2 lint tests
+
+check: install
+	$(MAKE) --jobs=2 lint quick-tests
+
+tests: install
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: lint
+quick-tests: install
 	$(BIN)/python -m pytest $(PYTEST) -m "not slow"
 
-test check: export OMP_NUM_THREADS ?= 1
+tests quick-tests: export OMP_NUM_THREADS ?= 1
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)

@@ -1,12 +1,20 @@
 """What the tests of experiments share."""
 
+import fcntl
+import pickle
+
 import pytest
 
 from experiments.arguments import Arguments
 from experiments.run import run
 
-#: The random expansion is small, since solving it takes most of the time of so short a run.
-QUICK = {"epochs": 1, "batch_size": 128, "image_size": 16, "settings": {"sdlora.expansion": 50}}
+#: Digits have 8 x 8 pixels; a small random expansion, since solving a large one takes most of the time of a short run.
+QUICK = {
+    "epochs": 1,
+    "batch_size": 128,
+    "image_size": 8,
+    "settings": {"sdlora.expansion": 50, "sdlora.first_epochs": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +24,14 @@ def quick():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A finished run on digits: its results and its folder."""
-    output = tmp_path_factory.mktemp("finished") / "digits"
-    return run(Arguments("digits", output=str(output), **QUICK)), output
+def finished(tmp_path_factory, request):
+    """A finished run on digits: its results and its folder. The processes of one call of pytest share it."""
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # the folder of one of pytest-xdist's processes lies in that of all
+        base = base.parent
+    output, results = base / "finished" / "digits", base / "finished.pickle"
+    with open(base / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not results.exists():
+            results.write_bytes(pickle.dumps(run(Arguments("digits", output=str(output), **QUICK))))
+    return pickle.loads(results.read_bytes()), output

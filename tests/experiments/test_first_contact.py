@@ -83,9 +83,8 @@ def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeyp
     stop, whole = StopAt(3), command.run
     monkeypatch.setattr(command, "run", lambda arguments, **how: whole(arguments, experiences=2, watch=stop, **how))
     words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
-    own = ["--sdlora.first_epochs", 1] if method == "sdlora" else []
     with pytest.raises(SystemExit) as end:
-        call(monkeypatch, command.main, *words, *own, "--epochs", 2)
+        call(monkeypatch, command.main, *words, "--epochs", 2)
     assert end.value.code == 130
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("stopped. ")

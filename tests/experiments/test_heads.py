@@ -53,6 +53,7 @@ def test_without_drift_all_sources_agree():
         assert len({round(results[kind][source]["acc"], 6) for source in SOURCES}) == 1
 
 
+@pytest.mark.slow
 def test_a_study_trains_once_and_goes_on_from_what_it_has(tmp_path, monkeypatch):
     fill(tmp_path / "images", {"a": 8, "b": 8, "c": 8, "d": 8})
     arguments = Arguments(

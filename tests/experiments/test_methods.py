@@ -19,8 +19,7 @@ from experiments.results import environment, write_json
 from experiments.run import main, run
 from tests.common import image_stream, mlp, points_stream
 
-QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 16}
-
+QUICK = {"epochs": 1, "batch_size": 128, "tasks": 2, "baselines": False, "validation": 0.8, "image_size": 8}
 
 SMALL = {"sdlora.rank": 2, "sdlora.targets": "*", "sdlora.expansion": 50}
 
@@ -84,6 +83,7 @@ def test_joint_training_sees_every_sample_of_every_class_at_once():
     assert set(whole.dataset.targets) == set(range(10))
 
 
+@pytest.mark.slow
 def test_a_joint_run_measures_its_end_only(tmp_path):
     results = run(Arguments("digits", method="joint", output=str(tmp_path / "joint"), **QUICK))
     assert results["accuracy_matrix"][0] is None

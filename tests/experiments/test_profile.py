@@ -7,6 +7,7 @@ from experiments.studies.photographs import write_photographs
 from experiments.studies.profile import PARTS, PHASES, profile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("random_weights", [False, True])
 def test_every_second_is_booked_once(random_weights):
     arguments = Arguments("digits", epochs=1, batch_size=128, image_size=16, settings={"sdlora.head": "linear"})

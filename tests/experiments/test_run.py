@@ -53,7 +53,7 @@ def test_tensorboard_has_accuracies_losses_and_magnitudes(finished):
 
 @pytest.mark.slow
 def test_equal_seeds_give_equal_figures_with_and_without_the_baseline(finished, quick, tmp_path):
-    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, **quick))
+    again = run(Arguments("digits", output=str(tmp_path / "again"), baselines=False, figures="none", **quick))
     for figure in ("accuracy_matrix", "magnitudes", "class_order"):
         assert again[figure] == finished[0][figure]
     assert again["baselines"] == {}
@@ -117,10 +117,10 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, monk
 
 @pytest.fixture
 def few_photographs(tmp_path):
-    """A folder with 10 training and 5 test photographs of every class of CIFAR-100, of those in SDLORA_DATA."""
+    """A folder with 5 training and 2 test photographs of every class of CIFAR-100, of those in SDLORA_DATA."""
     with np.load(Path(os.environ["SDLORA_DATA"], "cifar100_60x20.npz")) as arrays:
         few = {"classes": arrays["classes"]}
-        for part, count in (("train", 10), ("test", 5)):
+        for part, count in (("train", 5), ("test", 2)):
             x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
             chosen = np.concatenate([np.flatnonzero(y == label)[:count] for label in range(100)])
             few |= {f"{part}_x": x[chosen], f"{part}_y": y[chosen]}
@@ -128,6 +128,7 @@ def few_photographs(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("SDLORA_DATA" not in os.environ, reason="SDLORA_DATA names no folder with real images")
 def test_real_photographs_and_real_weights_from_local_files(few_photographs):
     results = run(
@@ -138,6 +139,8 @@ def test_real_photographs_and_real_weights_from_local_files(few_photographs):
             image_size=32,
             tasks=2,
             epochs=1,
+            figures="none",
+            settings={"sdlora.expansion": 50, "sdlora.first_epochs": 1},
             output=str(few_photographs / "out"),
         )
     )

@@ -180,6 +180,7 @@ def test_reentrant_checkpointing_is_refused_and_the_other_is_exact():
         assert torch.equal(model(True).features(X), model(None).features(X))
 
 
+@pytest.mark.slow
 def test_a_compiled_wrapper_and_an_adapted_model_are_refused_with_the_way_that_works():
     with pytest.raises(TypeError, match=r"torch.compile has wrapped the Sequential.*module.compile\(\)"):
         SDLoRAModel(torch.compile(mlp()), MLP)

@@ -139,17 +139,19 @@ def test_inflora_on_a_transformer_in_bfloat16():
         ([CLoRAPlugin], "every"),
     ],
 )
-@pytest.mark.parametrize("kill", [5, 20])
-def test_a_run_that_is_killed_continues_bit_for_bit(plugins, directions, kill, tmp_path):
+@pytest.mark.slow
+def test_a_run_that_is_killed_continues_bit_for_bit(plugins, directions, tmp_path):
     settings = {"config": dataclasses.replace(MLP, directions=directions), "length": 2}
 
     def go(folder, kill=-1):
         return script(folder, kill, plugins=[plugin() for plugin in plugins], **settings)
 
     whole = go(tmp_path / "whole")
-    with pytest.raises(KilledError):
-        go(tmp_path / "killed", kill)
-    assert_same(whole, go(tmp_path / "killed"), (tmp_path / "whole", tmp_path / "killed"))
+    for kill in (5, 20):  # in the first experience, and in the evaluation after the second
+        killed = tmp_path / f"killed {kill}"
+        with pytest.raises(KilledError):
+            go(killed, kill)
+        assert_same(whole, go(killed), (tmp_path / "whole", killed))
 
 
 def test_a_plugin_gives_what_a_strategy_gives():

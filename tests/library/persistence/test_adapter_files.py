@@ -98,6 +98,7 @@ CONFIGS = st.builds(
     magnitude_init=st.floats(0.1, 2),
     directions=st.sampled_from(["every", "single"]),
     rescale_past=st.booleans(),
+    expansion=st.integers(1, 40),
 )
 
 

@@ -62,6 +62,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     assert_same([(a + b) / 2 for a, b in zip(*halves)], expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_backbone_gives_the_same_gradients_and_compiles_once_an_experience():
     torch._dynamo.reset()
     plain, compiles = model_at(), []
