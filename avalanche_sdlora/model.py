@@ -215,7 +215,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
     @torch.no_grad()
     def end_experience(self) -> bool:
-        """Reduces the rank of what was learned, as the config says, and records it in :attr:`reductions`.
+        """Reduces the rank of what was learned, as the config says, and records it in ``reductions``.
 
         Returns:
             Whether any parameter, or buffer that the function depends on, has changed.
@@ -427,7 +427,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             self.head.reserve(1 + max(max(classes) for classes in classes_by_task(experience).values()))
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As every module, and counts in :attr:`loads`."""
+        """As every module, and counts in ``loads``."""
         self.loads += 1
         return super().load_state_dict(*args, **kwargs)
 

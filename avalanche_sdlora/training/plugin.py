@@ -406,7 +406,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._check_classes(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Raises if the loss is not finite (see :class:`FiniteGuard`)."""
+        """Raises if the loss is not finite (see ``FiniteGuard``)."""
         if not processes.several():
             self._look(strategy)
 
