@@ -121,8 +121,8 @@ class CommandLine:
                 raise SystemExit(0)
             name = word[2:].partition("=")[0]
             if word.startswith("--") and (name not in self.options or self.options[name].positional):
-                known = (option.name for option in self.options.values() if not option.positional)
-                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, known)}")
+                flags = (option.name for option in self.options.values() if not option.positional)
+                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, flags)}")
             if word.startswith("--"):
                 given.add(name)
         parser = ArgumentParser(exit_on_error=False, add_help=False)
