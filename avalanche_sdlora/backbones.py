@@ -87,7 +87,7 @@ def create_backbone(
             pre-trained weights are resampled to it.
 
     Returns:
-        The model, in training mode and with every parameter trainable, as timm hands it out. :func:`loaded_weights`
+        The model, in training mode and with every parameter trainable, as timm hands it out. ``loaded_weights``
         knows whose weights it has.
 
     Raises:

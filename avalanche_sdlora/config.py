@@ -60,6 +60,10 @@ class SDLoRAConfig:
             experience's images, for one more pass before it. ``"none"``: it does as if they stayed.
         expansion: Units of ``"random_ridge"``; memory grows with its square, the time to solve with its cube.
             None: 2000 or 500, as the images held out decide.
+        readout: What a head in closed form reads. ``"layers"``: beside the features class token and mean patch token of
+            blocks at half, three quarters and the whole depth of a timm vision transformer
+            (:func:`avalanche_sdlora.heads.readout.read_layers`). ``"features"``: the features alone. ``"auto"``: layers
+            where the backbone has them.
         held_out: The share of each class's training images, above 0 and at most 0.5, that a head in closed form is
             judged by before it learns them, too: they choose its kind and its temperature, and where what an
             experience taught the features is clearly worse than what they were (boundary ``"continuous"``), the
@@ -107,6 +111,7 @@ class SDLoRAConfig:
     head: Literal["auto", "random_ridge", "lda", "ridge", "ncm", "linear"] = "auto"
     drift: Literal["none", "linear"] = "linear"
     expansion: int | None = None
+    readout: Literal["auto", "features", "layers"] = "auto"
     held_out: float | None = 0.1
     path: float | None = 0.5
     later_path: float | None = 0.03
@@ -231,4 +236,5 @@ _CHOICES = {
     "kd_fold": ("contribution", "coefficients"),
     "head": ("auto", "random_ridge", "lda", "ridge", "ncm", "linear"),
     "drift": ("none", "linear"),
+    "readout": ("auto", "features", "layers"),
 }

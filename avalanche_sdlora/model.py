@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from avalanche_sdlora.growing import learned_dtype
 from avalanche_sdlora.heads.classifier import check_end, leave_plain, not_the_classifier, remove_classifier, what_passes
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
+from avalanche_sdlora.heads.readout import can_read_layers, parts_of_readout, read_layers
 from avalanche_sdlora.past import model_at_task
 from avalanche_sdlora.stream import classes_by_task
 
@@ -87,9 +89,13 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.head = GrowingHead(features).to(**placed)
         #: The head that predicts once an experience has been learned; None where the linear head predicts.
         self.closed_form: ClosedFormHead | None = None
+        #: Whether that head reads tokens of earlier blocks beside the features.
+        self.reads_layers = self.config.head != "linear" and self._may_read_layers(backbone)
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
-            self.closed_form = ClosedFormHead(features, kind, drift, expansion).to(**placed)
+            parts = parts_of_readout(backbone) if self.reads_layers else 1
+            head = ClosedFormHead(parts * features, kind, drift, expansion, parts=parts)
+            self.closed_form = head.to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
         self.register_buffer("rewritten", torch.tensor(0))  # the last one that changed directions frozen before it
         #: How many states have been loaded: each may have put other tensors in place of the parameters.
@@ -112,6 +118,15 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             for name in (target.name, *target.aliases):
                 put_layer(backbone, name, adapter)
             self._adapters[target.name] = adapter
+
+    def _may_read_layers(self, backbone: nn.Module) -> bool:
+        able = can_read_layers(backbone)
+        if self.config.readout == "layers" and not able:
+            raise ValueError(
+                f"readout='layers': needs a VisionTransformer of timm with at least four blocks, got a "
+                f"{type(backbone).__name__}; readout='auto' reads the features alone there"
+            )
+        return able and self.config.readout != "features"
 
     def unload(self) -> nn.Module:
         """Takes the adapters out of the backbone again, and with them everything that was learned.
@@ -200,7 +215,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
     @torch.no_grad()
     def end_experience(self) -> bool:
-        """Reduces the rank of what was learned, as the config says, and records it in :attr:`reductions`.
+        """Reduces the rank of what was learned, as the config says, and records it in ``reductions``.
 
         Returns:
             Whether any parameter, or buffer that the function depends on, has changed.
@@ -334,9 +349,26 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
                 mode only if it takes no part in evaluation either); gradients are recorded around it but not
                 where it is; or the features have another shape.
         """
+        return self._computed(x, self.head.in_features)
+
+    def readings(self, x: Tensor) -> Tensor:
+        """What a head in closed form reads of the inputs: ``(n, D)``, the features ``(n, d)`` first.
+
+        With tokens of earlier blocks (``SDLoRAConfig.readout``) ``D`` is a multiple of ``d``; otherwise it is ``d``.
+
+        Raises:
+            ValueError: As :meth:`features`.
+            RuntimeError: As :meth:`features`.
+        """
+        if self.closed_form is None or not self.reads_layers:
+            return self.features(x)
+        return self._computed(x, self.closed_form.before.shape[1], partial(read_layers, self.backbone))
+
+    def _computed(self, x: Tensor, size: int, function: Callable[..., Any] | None = None) -> Tensor:
+        """Features of ``size`` numbers that the backbone, or another function of its layers, gives."""
         with what_passes() as passed:
             try:
-                features, idle = run(self.backbone, x, self._adapters, self.autocast, self._more(x))
+                features, idle = run(self.backbone, x, self._adapters, self.autocast, self._more(x), function)
             except (RuntimeError, ValueError, TypeError) as error:
                 if passed and not self._ends_there:
                     raise ValueError(f"{not_the_classifier(self.backbone)} ({error})") from error
@@ -357,10 +389,10 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         if not self._ends_there and isinstance(features, Tensor) and not torch.compiler.is_compiling():
             check_end(self.backbone, passed, features)
             self._ends_there = True
-        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != self.head.in_features:
+        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != size:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise RuntimeError(
-                f"the backbone must give features of shape (n, {self.head.in_features}), got {got}; if it has a "
+                f"the backbone must give features of shape (n, {size}), got {got}; if it has a "
                 "classifier still, name that: SDLoRAModel(..., classifier='NAME')"
             )
         return features.to(self.head.weight.dtype)
@@ -381,11 +413,10 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         in closed form knows an experience at its end only, so that until then, from when the experience has begun, the
         linear head predicts everything: an evaluation between epochs, as early stopping makes them, sees it learn.
         """
-        features = self.features(x)
         labels = task_labels if self.config.use_task_labels else None
         if self.training or self.closed_form is None or not self.closed_form.ready:
-            return self.head(features, labels)
-        return self.head.lay_out(self.closed_form(features), labels)
+            return self.head(self.features(x), labels)
+        return self.head.lay_out(self.closed_form(self.readings(x)), labels)
 
     def adaptation(self, experience: Any) -> None:
         """Called by Avalanche before training and evaluation alike; only widens the logits, changing no parameter.
@@ -396,7 +427,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             self.head.reserve(1 + max(max(classes) for classes in classes_by_task(experience).values()))
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As every module, and counts in :attr:`loads`."""
+        """As every module, and counts in ``loads``."""
         self.loads += 1
         return super().load_state_dict(*args, **kwargs)
 

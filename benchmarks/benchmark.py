@@ -84,7 +84,7 @@ def make_benchmark(
     """Make a benchmark by name.
 
     Args:
-        name: A key of :data:`BENCHMARKS`, in any case, or ``folder:PATH`` for a folder of one's own images.
+        name: A key of ``BENCHMARKS``, in any case, or ``folder:PATH`` for a folder of one's own images.
         inputs: The input that the backbone expects: ``InputSpec.of(model)``.
         n_experiences: Length of the streams; by default the benchmark's own.
         seed: Gives the class order, or the order of the domains.
@@ -200,7 +200,7 @@ def export_split(benchmark: Benchmark, path: str | os.PathLike[str]) -> None:
 
 
 def benchmark_name(name: str) -> str:
-    """The full name of a benchmark: a key of :data:`BENCHMARKS` in any case, ``folder`` with ``:PATH`` behind it.
+    """The full name of a benchmark: a key of ``BENCHMARKS`` in any case, ``folder`` with ``:PATH`` behind it.
 
     Raises:
         ValueError: There is none; the message gives near matches.

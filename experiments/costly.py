@@ -79,7 +79,7 @@ def _task_accuracy(strategy: Any, experience: Any, workers: int) -> float:
 
 def _features(strategy: Any, experience: Any, workers: int) -> Iterator[tuple[Tensor, Tensor, Any]]:
     return feature_batches(
-        strategy.model.features,
+        strategy.model.readings,
         experience.dataset,
         batch_size=strategy.eval_mb_size,
         device=strategy.device,

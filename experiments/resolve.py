@@ -18,7 +18,7 @@ from avalanche_sdlora.training.precision import multiplies_bfloat16
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
 from experiments.methods import METHODS, Method
-from experiments.options.run_options import check_settings
+from experiments.options.run_options import check_settings, run_options
 from experiments.recipes import recipe_of
 
 PRESETS: dict[str, Callable[..., SDLoRAConfig]] = {
@@ -45,6 +45,17 @@ class Resolved:
     def described(self) -> dict[str, Any]:
         """All settings of the method, as ``results.json`` has them."""
         return self.method.described(self.config)
+
+    def values(self) -> dict[str, Any]:
+        """Everything that makes this run again, by the names of the options; the output folder is no part of it.
+
+        A setting of SD-LoRA has its value here wherever that came from, the preset included. Those that the method
+        fixes, and those that no text can give, follow from the method and from what else stands here.
+        """
+        known = run_options()
+        whole = {f"sdlora.{name}": value for name, value in self.config.to_dict().items()}
+        own = {name: v for name, v in whole.items() if _has(type(self.method), name) and known[name].takes(v)}
+        return own | {name: value for name, value in self.arguments.flat().items() if name != "output"}
 
 
 def resolve(given: Arguments) -> Resolved:
@@ -131,7 +142,8 @@ def _config(settings: dict[str, Any], method: Method) -> SDLoRAConfig:
     preset = PRESETS[settings.pop("preset", "default")]
     depth = settings.pop("rank_depth", None)
     if "targets" in settings:
-        settings["targets"] = tuple(settings["targets"].split(","))
+        first, *others = settings["targets"].split(",")
+        settings["targets"] = (first, *others) if others else first
     if isinstance(settings.get("rank"), str) or depth is not None:
         settings["rank"] = RankSchedule.parse(str(settings.get("rank", SDLoRAConfig.rank)), _depth(depth or "1"))
     return preset(**{**method.usual, **settings, **method.fixed})

@@ -33,6 +33,7 @@ from experiments.interruption import leave, stopped
 from experiments.methods import joined
 from experiments.observed import Observer
 from experiments.options.commandline import Option
+from experiments.options.config_file import CONFIG, beside, config_of, read_config, write_config
 from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
 from experiments.outcome import leave_figures, opening, results_of, show
@@ -46,6 +47,7 @@ from experiments.terminal.progress import Progress
 Verbosity = Literal["normal", "verbose", "quiet"]
 
 OPTIONS = [
+    CONFIG,
     Option("verbose", bool, "Print every metric.", "The terminal", nargs=0),
     Option("quiet", bool, "Print the tables at the end only.", "The terminal", nargs=0),
 ]
@@ -94,7 +96,7 @@ def run(
         print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
         return results
     # The notes gather the results; they are saved with every checkpoint.
-    checkpoint = Checkpoint(output, {**arguments.flat(), "output": None})
+    checkpoint = Checkpoint(output, resolved.values())
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
@@ -109,6 +111,7 @@ def run(
         progress = board = None
         loggers: list[BaseLogger] = []
         if processes.is_first():
+            write_config(output / "config.toml", resolved.values())
             progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=quiet)
             board = TensorboardLogger(str(output / "tensorboard"))
             loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
@@ -292,7 +295,9 @@ def main() -> None:
         processes.start()
         if not processes.is_first():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
-        given = COMMAND.parse()
+        values = read_config(path) if (path := config_of(sys.argv[1:])) else {}
+        given = COMMAND.parse(known=values)
+        given = beside(str(given.pop("config", "")), values, given)
         chosen = [option.name for option in OPTIONS if given.pop(option.name, False)]
         if len(chosen) > 1:
             raise ValueError("--verbose and --quiet: expected one of them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ def run(
     adapters: Mapping[str, _Adapter],
     autocast: torch.dtype | None,
     more: tuple[Tensor, ...] = (),
+    function: Callable[..., Any] | None = None,
 ) -> tuple[Any, list[str]]:
     """Run ``backbone`` on ``x``; gives its output and the names of the ``adapters`` that took no part.
 
@@ -79,16 +80,18 @@ def run(
         adapters: The backbone's adapters by name.
         autocast: Precision of the pass; None: that of the caller.
         more: Further inputs.
+        function: What else is computed with the backbone's layers, from the same inputs; None: its own output.
     """
+    function = backbone if function is None else function
     if x.is_floating_point() and autocast is None and not torch.is_autocast_enabled(x.device.type):
         x = x.to(next(p.dtype for p in backbone.parameters() if p.is_floating_point()))
     parts: set[int] = set()
     with nullcontext() if autocast is None else torch.autocast(x.device.type, autocast):
         if torch.compiler.is_compiling():
-            features = features_of(backbone(x, *more))
+            features = features_of(function(x, *more))
         else:
             with one_call() as call:
-                features, parts = features_of(backbone(x, *more)), call.parts
+                features, parts = features_of(function(x, *more)), call.parts
     return features, [name for name, a in adapters.items() if not (a.took_part_compiled or id(a) in parts)]
 
 

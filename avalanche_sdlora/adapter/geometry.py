@@ -36,7 +36,7 @@ class Geometry:
     @classmethod
     @torch.no_grad()
     def of(cls, backbone: nn.Module) -> Geometry:
-        """The geometry of an adapted backbone; its projections come layer by layer, as :func:`adapters_of` gives them.
+        """The geometry of an adapted backbone; its projections come layer by layer, as ``adapters_of`` gives them.
 
         Costs ``O((out + in) R^2)`` for a projection of ``R`` columns.
         """

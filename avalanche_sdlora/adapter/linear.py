@@ -49,7 +49,7 @@ class SDLoRALinear(nn.Module):
         self.projections.to(base.weight.device, learned_dtype(base.weight.dtype))
         #: Whether the updates are part of the weight.
         self.enabled = True
-        #: Whether it took part in a compiled pass: compiled code cannot report to the present call.
+        #: Whether it took part in a compiled pass, since compiled code cannot report to the present call.
         self.took_part_compiled = False
         self._merged: _Merged | None = None
 

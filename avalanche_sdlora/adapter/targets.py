@@ -42,7 +42,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str], rank: int | RankSche
 
     Args:
         model: The backbone.
-        patterns: ``"attention.qv"`` or shell-style patterns, as in :class:`SDLoRAConfig`.
+        patterns: ``"attention.qv"`` or shell-style patterns, as in ``SDLoRAConfig``.
         rank: The rank that every layer must be able to hold, or the schedule whose first rank it must.
 
     Raises:

@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people: ``lda``, ``random_ridge (500 units)``."""
+        """The name that people read, ``lda`` or ``random_ridge (500 units)``."""
         return f"{self.kind} ({self.units} units)" if self.units else self.kind
 
     def inputs(self, features: int) -> int:

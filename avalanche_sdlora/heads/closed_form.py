@@ -65,9 +65,9 @@ class ClosedFormHead(GrowingModule):
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
     ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``,
     for the product with ``D = M + d``;
-    the random matrix, ``4 d M``, is drawn from a seed. Following the features takes ``8 (d^2 + d)`` bytes; and for the
-    ``n`` images of the present experience alone ``4 n d`` from its beginning to its end, at which it is twice that and
-    ``8 (2 d^2 + 2 d + 2)``.
+    the random matrix, ``4 d M``, is drawn from a seed. Following features of ``p`` parts takes ``8 (d^2 / p + d)``
+    bytes; and for the ``n`` images of the present experience alone ``4 n d`` from its beginning to its end, at which it
+    is twice that and ``8 (2 (d / p)^2 + 2 d / p + 2)``.
 
     Args:
         features: Size ``d`` of a feature.
@@ -76,6 +76,8 @@ class ClosedFormHead(GrowingModule):
             ``"none"``: statistics of all experiences are added up as if nothing moved.
         expansion: ``M``; None: see :func:`avalanche_sdlora.heads.candidates.candidates`.
         seed: Draws the expansion.
+        parts: The number of vectors, all of one size, that a feature is made of
+            (:mod:`avalanche_sdlora.heads.readout`): each is followed on its own.
 
     Attributes:
         learning: Whether an experience has begun that has not been learned yet; then it is not :attr:`ready`.
@@ -95,7 +97,13 @@ class ClosedFormHead(GrowingModule):
     before: Tensor
 
     def __init__(
-        self, features: int, kind: str = "auto", drift: str = "none", expansion: int | None = None, seed: int = 0
+        self,
+        features: int,
+        kind: str = "auto",
+        drift: str = "none",
+        expansion: int | None = None,
+        seed: int = 0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         if kind not in (*KINDS, "auto"):
@@ -118,7 +126,7 @@ class ClosedFormHead(GrowingModule):
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
-        self.frame = Frame(features) if drift == "linear" else None
+        self.frame = Frame(features, parts) if drift == "linear" else None
 
     def get_extra_state(self) -> Tensor:
         """``learning`` and ``chosen``: plain attributes otherwise, so that reading them never waits for a device."""
@@ -287,7 +295,7 @@ class ClosedFormHead(GrowingModule):
         sums: dict[str, FeatureStatistics] = dict(self.sums.items())  # type: ignore[arg-type]
         if anew:
             empty = {space: FeatureStatistics(len(s.second)).to(y.device) for space, s in sums.items()}
-            return empty, None if self.frame is None else Frame(len(self.frame.bias)).to(y.device)
+            return empty, None if self.frame is None else Frame(len(self.frame.bias), self.frame.parts).to(y.device)
         base = {space: s.copy() for space, s in sums.items()}
         if repeats and len(self.before):
             for space, s in self._trials.gathered(self.before, y, self.frame, base).items():
@@ -369,7 +377,7 @@ class ClosedFormHead(GrowingModule):
             ``(rows,)`` of the linear layer after it. The frame is part of whichever comes first. Of a mixture the
             expansion ends in ``2 d`` units more, ``relu(x)`` and ``relu(-x)``, whose difference is ``x``.
         """
-        A, c = (None, None) if self.frame is None else (self.frame.weight, self.frame.bias)
+        A, c = (None, None) if self.frame is None else (self.frame.matrix(), self.frame.bias)
         candidate = self.candidates[self.chosen]
         if self.expand is not None and candidate.units:
             expansion = self.expand.plain(A, c, candidate.units, passing=bool(candidate.parts))

@@ -91,34 +91,40 @@ class Frame(nn.Module):
     them. For classifiers that do not depend on the coordinates the two ways agree. Neither corrects movements that the
     map does not describe.
 
+    Features of several parts, which move each in its own way, have a map for each: so few images as a task has say
+    little of how one part depends on another.
+
     Args:
-        features: Size ``d`` of a feature; the state takes ``8 (d^2 + d)`` bytes.
+        features: Size ``D`` of a feature.
+        parts: The number of its parts, all of size ``d``; the state takes ``8 D (d + 1)`` bytes.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, parts: int = 1) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(features, dtype=torch.float64))  # A
-        self.register_buffer("bias", torch.zeros(features, dtype=torch.float64))  # c
+        own = torch.eye(features // parts, dtype=torch.float64)
+        self.parts = parts
+        self.register_buffer("weight", own.repeat(parts, 1))  # (D, d), A of every part under each other
+        self.register_buffer("bias", torch.zeros(features, dtype=torch.float64))  # (D,), c
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Makes the coordinates those of the present model."""
-        nn.init.eye_(self.weight)
-        self.bias.zero_()
-
-    @torch.no_grad()
-    def follow(self, drift: DriftMap) -> None:
-        """Adapts the frame to features that have moved by ``drift``, so that they keep their coordinates.
+    def follow(self, *drifts: DriftMap) -> None:
+        """Adapts the frame to features whose parts have moved by ``drifts``, so that they keep their coordinates.
 
         A map that is singular in float32 has sent many features to one. The inverse then gives the least of them, in
         norm (the pseudo-inverse).
         """
-        self.weight.copy_(self.weight @ torch.linalg.pinv(drift.weight, rtol=1e-6))
-        self.bias -= self.weight @ drift.bias
+        for A, c, drift in zip(self.weight.chunk(self.parts), self.bias.chunk(self.parts), drifts, strict=True):
+            A.copy_(A @ torch.linalg.pinv(drift.weight, rtol=1e-6))
+            c -= A @ drift.bias
+
+    def matrix(self) -> Tensor:
+        """``A (D, D)`` of all parts together."""
+        return torch.block_diag(*self.weight.chunk(self.parts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``(n, d)`` of the present model in the first coordinates, ``(n, d)``."""
-        return torch.nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        """Features ``(n, D)`` of the present model in the first coordinates, ``(n, D)``."""
+        A, c = self.weight.to(x.dtype).chunk(self.parts), self.bias.to(x.dtype).chunk(self.parts)
+        return torch.cat([torch.nn.functional.linear(*part) for part in zip(x.chunk(self.parts, 1), A, c)], dim=1)

@@ -77,10 +77,13 @@ def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None
     """The frame once features have moved from ``before (n, d)`` to ``after (n, d)``; as it was for less than two."""
     if frame is None or len(before) < 2:
         return frame
-    moments = DriftMoments(before.shape[1]).to(before.device)
-    moments.update(before, after)
+    drifts = []
+    for x, z in zip(before.chunk(frame.parts, 1), after.chunk(frame.parts, 1)):
+        moments = DriftMoments(x.shape[1]).to(x.device)
+        moments.update(x, z)
+        drifts.append(moments.fit())
     frame = copy.deepcopy(frame)
-    frame.follow(moments.fit())
+    frame.follow(*drifts)
     return frame
 
 

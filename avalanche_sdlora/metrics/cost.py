@@ -133,5 +133,5 @@ def peak_memory(device: torch.device | str) -> int:
 
 
 def cost_metrics() -> list[PluginMetric[Any]]:
-    """``Images_per_Second``, ``Peak_Memory_MB`` and ``Time_Share``; see :class:`Costs`."""
+    """``Images_per_Second``, ``Peak_Memory_MB`` and ``Time_Share``; see ``Costs``."""
     return [Costs()]

@@ -159,6 +159,6 @@ def prediction_metrics(probabilities: Callable[[Tensor], Tensor] | None = None) 
     """Percent: ``TaskKnown_Acc_Exp``, ``TaskKnown_Acc_Stream``, ``Balanced_Acc_Stream``; 0 to 1: ``Calibration_Error``.
 
     Args:
-        probabilities: As for :class:`PredictionMetrics`.
+        probabilities: As for ``PredictionMetrics``.
     """
     return [PredictionMetrics(probabilities)]

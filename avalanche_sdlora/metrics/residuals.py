@@ -89,5 +89,5 @@ class Residuals(PluginMetric[dict[str, float]]):
 
 
 def residual_metrics() -> list[PluginMetric[Any]]:
-    """The residual of the new direction on the old ones over the iterations, by layer; see :class:`Residuals`."""
+    """The residual of the new direction on the old ones over the iterations, by layer; see ``Residuals``."""
     return [Residuals()]

@@ -97,5 +97,5 @@ def similarities(backbone: nn.Module) -> dict[str, list[list[float]]]:
 
 
 def solution_metrics() -> list[PluginMetric[Any]]:
-    """Distances of the tasks' solutions and sizes of the directions; see :class:`Solutions`."""
+    """Distances of the tasks' solutions and sizes of the directions; see ``Solutions``."""
     return [Solutions()]

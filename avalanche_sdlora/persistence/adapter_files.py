@@ -196,7 +196,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], AdaptersInfo
     tensors, about = read_tensors(path, _KIND, _VERSION)
     _complete(tensors)
     try:
-        about["config"] = SDLoRAConfig.from_dict(about["config"])
+        # Files from before there was a choice do not name it.
+        about["config"] = SDLoRAConfig.from_dict({"readout": "features", **about["config"]})
         about["image_size"] = about["image_size"] and tuple(about["image_size"])
         return tensors, AdaptersInfo(**about)
     except (ValueError, KeyError, TypeError) as error:

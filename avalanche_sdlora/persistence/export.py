@@ -19,6 +19,7 @@ from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.classifier import gives_outputs, leave_plain
 from avalanche_sdlora.heads.growing_head import MASKED
+from avalanche_sdlora.heads.readout import plain_reader
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
 
@@ -35,8 +36,9 @@ def merge(model: SDLoRAModel) -> nn.Module:
     Returns:
         For a timm model its architecture, with a classifier of the learned classes; for other modules an
         ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``, as for every model with a random
-        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. In evaluation mode. Logits are those of
-        ``model`` without task labels, in the precision of the weights; a label never seen has the logit -1000.
+        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. There, a backbone of which earlier blocks are
+        read is a ``torch.fx.GraphModule`` of its layers. In evaluation mode. Logits are those of ``model`` without task
+        labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
         ValueError: One class label means several classes, so the logits depend on task labels; or the backbone
@@ -59,6 +61,8 @@ def merge(model: SDLoRAModel) -> nn.Module:
     own = next(p for p in backbone.parameters() if p.is_floating_point())
     weight, bias = weight.to(own.dtype), bias.to(own.dtype)
     expansion = None if expansion is None else expansion.to(own.dtype)
+    if model.reads_layers and model.closed_form is not None and model.closed_form.ready:
+        backbone = plain_reader(backbone)
     return _with_head(backbone, expansion, weight, bias).requires_grad_(True).eval()
 
 

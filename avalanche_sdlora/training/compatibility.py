@@ -1,6 +1,6 @@
 """Which of Avalanche's plugins, strategies and criteria cannot work beside SD-LoRA's plugin, why, and what to use.
 
-``docs/avalanche.md`` shows this table beside everything that works; a test runs every entry of it.
+``docs/guide/avalanche.md`` shows this table beside everything that works; a test runs every entry of it.
 """
 
 from __future__ import annotations

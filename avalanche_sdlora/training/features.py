@@ -45,7 +45,7 @@ def own_part(data: Any) -> Any:
 def present_features(
     model: SDLoRAModel, strategy: Any, data: Any, num_workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """:func:`feature_batches` of ``data``, in evaluation mode.
+    """:func:`feature_batches` of ``data``, as a head in closed form reads them, in evaluation mode.
 
     Each of several processes gets those of its own part (:func:`own_part`); what is summed up from them must then be
     summed over the processes.
@@ -64,7 +64,7 @@ def present_features(
         return
     try:
         batches = feature_batches(
-            lambda x: model.eval().features(x),  # for every batch: its taker may use the model in between
+            lambda x: model.eval().readings(x),  # for every batch: its taker may use the model in between
             data,
             batch_size=-(-strategy.eval_mb_size // size()),
             device=strategy.device,

@@ -76,7 +76,7 @@ def fill_optimizer(
     """Makes ``optimizer`` hold exactly ``parameters``, each once; its settings per group stay.
 
     Args:
-        optimizer: One group, or the groups of :data:`GROUPS`.
+        optimizer: One group, or the groups of ``GROUPS``.
         parameters: The trainable parameters by group name.
         replaced: ``(old, new)`` tensors of one parameter that grew.
         reset_state: Forget all state (fresh optimizer per task, as published). Otherwise parameters that stay keep

@@ -309,7 +309,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
                 )
             training = strategy.model.training
             try:
-                strategy.model.eval().features(sample.unsqueeze(0).to(strategy.device))
+                strategy.model.eval().readings(sample.unsqueeze(0).to(strategy.device))
             except Exception as error:
                 raise ValueError(
                     f"the model cannot take inputs of shape {tuple(sample.shape)} from {where}: {error}"
@@ -406,7 +406,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._check_classes(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Raises if the loss is not finite (see :class:`FiniteGuard`)."""
+        """Raises if the loss is not finite (see ``FiniteGuard``)."""
         if not processes.several():
             self._look(strategy)
 

@@ -93,13 +93,13 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the class names and the images, in their order, but not over pixels: 64 hexadecimal digits."""
+        """64 hexadecimal digits, the SHA-256 of the class names and the images in their order, but not of pixels."""
         return hashlib.sha256(json.dumps([self.class_names, self.images]).encode()).hexdigest()
 
     def hold_out(self, fraction: float) -> Split:
         """This split with held-out training images in place of the test images.
 
-        They are chosen as :func:`benchmarks.images.validation.held_out` says, of each class and domain.
+        They are chosen as ``benchmarks.images.validation.held_out`` says, of each class and domain.
 
         Raises:
             ValueError: ``fraction`` is not between 0 and 1, or a class has too few training images.

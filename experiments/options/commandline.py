@@ -99,8 +99,12 @@ class CommandLine:
         self._command, self._about, self._everyday, self._closing = command, about, everyday, closing
         self._advice = advice
 
-    def parse(self, words: Sequence[str] | None = None) -> dict[str, Any]:
+    def parse(self, words: Sequence[str] | None = None, *, known: Collection[str] = ()) -> dict[str, Any]:
         """Read the words of a command line, by default those that the program was started with.
+
+        Args:
+            words: The words.
+            known: Names of options whose values come from elsewhere, so that no positional one of them must be given.
 
         Returns:
             The values that were given, by the names of their options.
@@ -117,13 +121,13 @@ class CommandLine:
                 raise SystemExit(0)
             name = word[2:].partition("=")[0]
             if word.startswith("--") and (name not in self.options or self.options[name].positional):
-                known = (option.name for option in self.options.values() if not option.positional)
-                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, known)}")
+                flags = (option.name for option in self.options.values() if not option.positional)
+                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, flags)}")
             if word.startswith("--"):
                 given.add(name)
         parser = ArgumentParser(exit_on_error=False, add_help=False)
         for option in self.options.values():
-            _add(parser, option)
+            _add(parser, option, required=option.name not in known)
         try:
             found = parser.parse_args(words).as_flat()
         except argparse.ArgumentError as error:
@@ -167,8 +171,11 @@ def _entry(option: Option, *, brief: bool) -> list[str]:
     return [f"{left:<26}{text[0]}", *(" " * 26 + line for line in text[1:])]
 
 
-def _add(parser: ArgumentParser, option: Option) -> None:
+def _add(parser: ArgumentParser, option: Option, *, required: bool) -> None:
     name = option.name if option.positional else f"--{option.name}"
+    if option.positional and option.nargs is None and not required:
+        parser.add_argument(name, type=option.hint | None, nargs="?")
+        return
     if option.nargs == 0:
         parser.add_argument(name, action="store_true")
     elif option.nargs:

@@ -65,7 +65,8 @@ def test_tensorboard_has_every_event_once(folder):
 
 def test_nothing_unfinished_is_left(folder):
     left = {*os.listdir(folder / "killed")} - {"log.txt"}
-    assert left == {"README.md", "adapters.safetensors", "figures", "report.html", "results.json", "tensorboard"}
+    files = {"README.md", "adapters.safetensors", "config.toml", "report.html", "results.json"}
+    assert left == files | {"figures", "tensorboard"}
 
 
 def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):

@@ -57,7 +57,7 @@ def test_under_torchrun_the_others_end_and_name_whom_they_lost(launched):
         assert launch["status"] == 1
         assert launch["seconds"] < 60
         assert f"rank {rank} was lost (its process is gone)" in printed.split("ChildFailedError")[0]
-        # Torchrun itself may call either of the two the cause.
+        # By torchrun itself, which may call either the cause.
         assert re.search(rf" rank +: {rank} .*\n +exitcode +: -9 ", printed)
     assert ended["all"][0]["seconds"] < 60
 

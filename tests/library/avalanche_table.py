@@ -7,7 +7,7 @@ from pathlib import Path
 from avalanche_sdlora.training.compatibility import REFUSALS, Refusal
 from tests.library.avalanche_catalogue import REFUSED, WORKS
 
-PATH = Path(__file__).resolve().parents[2] / "docs" / "avalanche.md"
+PATH = Path(__file__).resolve().parents[2] / "docs" / "guide" / "avalanche.md"
 
 HEAD = """# Beside Avalanche's plugins and strategies
 

@@ -1,0 +1,89 @@
+"""Put finished runs where they can be published: ``python -m experiments.export RUN... --output results``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from avalanche_sdlora.files import replacing
+from experiments.options.commandline import CommandLine, Option
+from experiments.options.config_file import read_config, write_config
+
+LARGEST = 5_000_000  # bytes of all that is published together
+
+_WHERE = ("output", "data", "weights", "split", "class_order")
+
+COMMAND = CommandLine(
+    "python -m experiments.export",
+    "Copy results.json and config.toml of finished runs, and their TensorBoard scalars as CSV.",
+    [
+        Option("run", str, "Folders of runs.", positional=True, nargs="+"),
+        Option("output", str, "The folder to publish; a folder in it gets the name of each run."),
+    ],
+)
+
+
+def export(runs: Sequence[str], output: str) -> list[Path]:
+    """Copy what was measured in finished runs, without a path of this machine.
+
+    Args:
+        runs: Folders of runs.
+        output: Gets a folder for each, with ``results.json``, ``config.toml`` and ``scalars.csv``.
+
+    Returns:
+        The folders.
+
+    Raises:
+        ValueError: A folder holds no finished run, two have one name, or all together are larger than 5 MB.
+    """
+    names = [Path(run).resolve().name for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        if not Path(run, "results.json").is_file():
+            raise ValueError(f"run={run!r}: holds no results.json; expected the folder of a finished run")
+        if names.count(name) > 1:
+            raise ValueError(f"run={run!r}: another run is called {name!r}, too; rename one of the folders")
+    folders = []
+    for run, name in zip(runs, names, strict=True):
+        folder = Path(output, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        results = json.loads(Path(run, "results.json").read_text(encoding="utf-8"))
+        for key in _WHERE:  # of a file its name, not where it is
+            if results["arguments"].get(key):
+                results["arguments"][key] = Path(results["arguments"][key]).name
+        with replacing(folder / "results.json") as temporary:
+            Path(temporary).write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
+        if Path(run, "config.toml").is_file():
+            values = read_config(str(Path(run, "config.toml")))
+            write_config(folder / "config.toml", {name: v for name, v in values.items() if name not in _WHERE})
+        with replacing(folder / "scalars.csv") as temporary, open(temporary, "x", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["tag", "step", "value"])
+            events = EventAccumulator(str(Path(run, "tensorboard")), size_guidance={"scalars": 0}).Reload()
+            for tag in sorted(events.Tags()["scalars"]):
+                writer.writerows([tag, event.step, f"{event.value:.6g}"] for event in events.Scalars(tag))
+        folders.append(folder)
+    size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
+    if size > LARGEST:
+        raise ValueError(f"output={output!r}: holds {size / 1e6:.1f} MB; expected at most {LARGEST / 1e6:.0f} MB")
+    return folders
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        given = COMMAND.parse()
+        if "output" not in given:
+            raise ValueError("--output: name the folder to publish")
+        for folder in export(given["run"], given["output"]):
+            print(folder)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

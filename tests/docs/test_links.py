@@ -1,0 +1,94 @@
+"""Every link within the repository leads somewhere, every page is reachable, and every public name is described."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import avalanche_sdlora
+import benchmarks
+from tests.docs.pages import PAGES, ROOT, anchors, links
+
+
+def test_every_internal_link_resolves():
+    broken, count = [], 0
+    for page in PAGES:
+        for link in links(page):
+            if re.match(r"[a-z]+:", link):
+                continue
+            count += 1
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    print(f"internal links: {count}, broken: {len(broken)}")
+    assert count > 50
+    assert not broken
+
+
+def test_every_page_is_in_a_table_of_contents():
+    contents = {
+        (page.parent / line).with_suffix(".md").resolve()
+        for page in PAGES
+        for tree in re.findall(r"```\{toctree\}(.*?)```", page.read_text(), re.DOTALL)
+        for line in tree.split()
+        if not line.startswith(":")
+    }
+    pages = {page for page in PAGES if "docs" in page.parts and page.name != "index.md"}
+    assert not pages - contents
+
+
+def test_no_table_stands_twice():
+    seen = {}
+    for page in PAGES:
+        for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+            rows = [row for row in table.splitlines()[2:] if len(row) > 60]
+            for row in rows:
+                assert seen.setdefault(row, page) == page, f"{page} and {seen[row]}: {row}"
+    assert len(seen) > 100
+
+
+def public_objects():
+    """Modules, classes, functions and methods without a leading underscore, by name."""
+    for package in (avalanche_sdlora, benchmarks):
+        modules = [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
+        for name in modules:
+            module = importlib.import_module(name)
+            yield name, module
+            for key, found in vars(module).items():
+                if key[0] == "_" or getattr(found, "__module__", None) != name or not callable(found):
+                    continue
+                if inspect.isclass(found) or inspect.isfunction(found):
+                    yield f"{name}.{key}", found
+                if inspect.isclass(found):
+                    for attribute, member in vars(found).items():
+                        member = getattr(member, "__func__", getattr(member, "fget", member))
+                        named = inspect.isfunction(member) and member.__name__[0] not in "_<"  # no default of a field
+                        if attribute[0] != "_" and named:
+                            yield f"{name}.{key}.{attribute}", member
+
+
+def test_every_public_name_has_a_docstring():
+    found = dict(public_objects())
+    without = [name for name, thing in found.items() if not vars(thing).get("__doc__", thing.__doc__)]
+    print(f"public names: {len(found)}, without docstring: {len(without)}")
+    assert len(found) > 300
+    assert not without
+
+
+def test_the_reference_has_every_public_name():
+    text = "\n".join(page.read_text() for page in PAGES if page.parent.name == "api")
+    whole = set(re.findall(r"automodule:: (\S+)", text))
+    named = set(re.findall(r"auto(?:class|function):: (\S+)", text))
+    lacking = []
+    for package in (
+        "avalanche_sdlora",
+        "avalanche_sdlora.metrics",
+        "avalanche_sdlora.processes",
+        "avalanche_sdlora.methods",
+    ):
+        for name in importlib.import_module(package).__all__:
+            here = {f"{package}.{name}", f"avalanche_sdlora.{name}"}
+            if name != "__version__" and package not in whole and not here & named:
+                lacking.append(f"{package}.{name}")
+    assert not lacking
