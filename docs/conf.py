@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.util.inspect import signature as signature_of
 from sphinx.util.inspect import stringify_signature
 
@@ -26,6 +28,7 @@ release = version = avalanche_sdlora.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 
+html_math_renderer = "mathml"  # browsers draw it themselves, where MathJax would be fetched
 html_theme = "furo"
 html_title = "avalanche_sdlora"
 html_theme_options = {
@@ -64,6 +67,17 @@ nitpick_ignore_regex = [
 def setup(app: Any) -> None:
     """What Sphinx calls."""
     app.connect("autodoc-process-signature", _arguments_of_init)
+    app.add_html_math_renderer("mathml", inline_renderers=(_math, None), block_renderers=(_equation, None))
+
+
+def _math(translator: Any, node: Any) -> None:
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _equation(translator: Any, node: Any) -> None:
+    translator.body.append(f'<div class="equation">{convert(node.astext(), display="block")}</div>\n')
+    raise nodes.SkipNode
 
 
 def _arguments_of_init(app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returns: str) -> Any:
