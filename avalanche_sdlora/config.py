@@ -71,8 +71,8 @@ class SDLoRAConfig:
             kind of head is taken.
         path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights'
             norm: the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The
-            optimizer's steps are shortened to keep to it, so that no learning rate diverges. A task of fewer than 500
-            training images goes as many parts of it. None: the optimizer's steps as they are, as published.
+            optimizer's steps are shortened to keep to it, so that no learning rate diverges. A task of ``n < 500``
+            training images goes ``(n / 500)^2`` of it. None: the optimizer's steps as they are, as published.
         later_path: How far for each task after the first, when there is something learned to disturb.
         first_epochs: The least number of epochs over the first experience, where the strategy has fewer: until
             something has been learned, nothing can be forgotten (first-session adaptation: Panos et al., ICCV 2023,

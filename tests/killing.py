@@ -22,9 +22,9 @@ SETTINGS = {
     "epochs": 2,
     "batch_size": 128,
     "seed": 3,
-    "image_size": 16,
+    "image_size": 8,
     "baselines": False,
-    "settings": {"sdlora.rank": 2, "sdlora.expansion": 50},
+    "settings": {"sdlora.rank": 2, "sdlora.expansion": 50, "sdlora.first_epochs": 2},
 }
 
 

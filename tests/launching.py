@@ -1,8 +1,9 @@
-"""Loses processes of the command line under torchrun: ``python -m tests.launching FOLDER SEED CASE...``.
+"""Loses processes of the command line under torchrun: ``python -m tests.launching FOLDER SEED``.
 
 A process of its own, that only forks. A launch is ``torch.distributed.run --standalone --nproc_per_node N -m
 experiments.run digits ...``, except that torchrun and the processes which it starts need not import anything again.
-What a launch printed lies in FOLDER/NAME.log; how each ended, in FOLDER/launches.json.
+What a launch printed lies in FOLDER/NAME.log; how each ended, in FOLDER/launches.json. The launch "alone" is of a
+single process, without torchrun.
 """
 
 import atexit
@@ -26,9 +27,11 @@ import experiments.run
 from avalanche_sdlora import Checkpoint, processes
 from tests.together import stat_of
 
-SETTINGS = "--tasks 2 --epochs 2 --batch_size 128 --image_size 16 --seed 3 --device cpu"
-METHOD = "--baselines false --figures none --sdlora.rank 2 --sdlora.expansion 50 --sdlora.first_epochs 2"
+SETTINGS = "--tasks 2 --epochs 2 --batch_size 128 --image_size 8 --seed 3 --device cpu"
+METHOD = "--sdlora.rank 2 --sdlora.expansion 50 --sdlora.first_epochs 2"
 OPTIONS = [*SETTINGS.split(), *METHOD.split()]
+FIGURES = ["--baselines", "true", "--figures", "default"]
+NO_FIGURES = ["--baselines", "false", "--figures", "none"]
 
 
 def fork(work):
@@ -91,13 +94,17 @@ def start_process(self, arguments, environment):
     return Forked(fork(work))
 
 
-def torchrun_of(size, output, log, watch):
+def torchrun_of(size, output, log, watch, more):
     def work():
         with open(log, "w") as file:
             os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
         experiments.run.run = partial(experiments.run.run, watch=watch)
-        launch = ["--standalone", "--nproc_per_node", str(size), "-m", "experiments.run", "digits"]
-        torchrun.main([*launch, *OPTIONS, "--output", str(output)])
+        command = ["experiments.run", "digits", *OPTIONS, *more, "--output", str(output)]
+        if size is None:
+            sys.argv = command
+            experiments.run.main()
+        else:
+            torchrun.main(["--standalone", "--nproc_per_node", str(size), "-m", *command])
 
     return work
 
@@ -108,10 +115,13 @@ def children(pid):
     return sorted(map(int, found.split()))
 
 
-def launch(folder, name, size, output, lose=None, after=0.0, by=signal.SIGKILL, watch=lambda strategy: None):
+def launch(
+    folder, name, size, output, lose=None, after=0.0, by=signal.SIGKILL, watch=lambda strategy: None, more=NO_FIGURES
+):
     """One launch of ``size`` processes.
 
     Args:
+        size: None for one process without torchrun.
         lose: The rank that is lost, "all", "launcher", or nobody.
         after: Seconds after the first checkpoint that holds something new.
 
@@ -120,7 +130,7 @@ def launch(folder, name, size, output, lose=None, after=0.0, by=signal.SIGKILL, 
     """
     checkpoint = output / "checkpoint.safetensors"
     begun = time.monotonic()
-    torchrun_process = Forked(fork(torchrun_of(size, output, folder / f"{name}.log", watch)))
+    torchrun_process = Forked(fork(torchrun_of(size, output, folder / f"{name}.log", watch, more)))
     ranks = []
     if lose is not None:
         seen, enough = set(), 2 if checkpoint.exists() else 3  # a new run has one before it is trained
@@ -159,7 +169,7 @@ def failing(where, error):
     return lambda strategy: strategy.plugins.append(Fails(where, error))
 
 
-def main(folder, seed, cases):
+def main(folder, seed):
     SubprocessHandler._popen = start_process
     experiments.run.Checkpoint = partial(Checkpoint, share=1.0)
     draw, found = random.Random(seed), {}
@@ -169,27 +179,22 @@ def main(folder, seed, cases):
         (folder / "launches.json").write_text(json.dumps(found))
 
     def moment():
-        return draw.uniform(0, 0.5)
+        return draw.uniform(0, 0.1)  # an epoch takes little longer
 
-    if "kill" in cases:
-        run("whole", 2, "whole")
-        run("rank 1", 2, "killed", lose=1, after=moment())
-        for other in ("one", "three"):
-            shutil.copytree(folder / "killed", folder / other)
-        run("rank 0", 2, "killed", lose=0, after=moment())
-        run("all", 2, "killed", lose="all", after=moment())
-        run("resumed", 2, "killed")
-        run("resumed by one", 1, "one")
-        run("resumed by three", 3, "three")
-    if "launcher" in cases:
-        run("launcher", 2, "orphans", lose="launcher", after=moment())
-    if "fail" in cases:
-        run("training", 2, "training", watch=failing("after_forward", ValueError("an image that cannot be read")))
-        run("evaluation", 2, "evaluation", watch=failing("after_eval_forward", KeyError("cat")))
-    if "interrupt" in cases:
-        run("interrupt", 2, "interrupt", lose=0, by=signal.SIGINT, after=moment())
-        run("interrupt all", 2, "interrupt", lose="launcher", by=signal.SIGINT, after=moment())
+    run("alone", None, "alone", more=FIGURES)
+    run("whole", 2, "whole", more=FIGURES)
+    run("rank 1", 2, "killed", lose=1, after=moment())
+    shutil.copytree(folder / "killed", folder / "one")
+    run("rank 0", 2, "killed", lose=0, after=moment())
+    run("all", 2, "killed", lose="all", after=moment())
+    run("resumed", 2, "killed")
+    run("resumed by one", 1, "one")
+    run("launcher", 2, "orphans", lose="launcher", after=moment())
+    run("training", 2, "training", watch=failing("after_forward", ValueError("an image that cannot be read")))
+    run("evaluation", 2, "evaluation", watch=failing("after_eval_forward", KeyError("cat")))
+    run("interrupt", 2, "interrupt", lose=0, by=signal.SIGINT, after=moment())
+    run("interrupt all", 2, "interrupt", lose="launcher", by=signal.SIGINT, after=moment())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -27,16 +27,17 @@ def profile(steps: int) -> list[float]:
 
 
 def path_of(path: float, images: int, parts: int = 1) -> float:
-    """How far an experience of few images may go: in proportion to them, however often they are seen.
+    """How far an experience of few images may go: with the square of their number, however often they are seen.
 
-    So the way through a whole stream hardly depends on the number of tasks that its images are shared out to.
+    Half as many images say half as much of where the features should go for all classes, those of later experiences
+    among them, and of how the movement is to be followed.
 
     Args:
         path: Of an experience with at least :data:`IMAGES_OF_A_PATH` images.
         images: That are trained on.
         parts: Of an online stream's experience, of which ``images`` are one part's; they share one path.
     """
-    return path / parts * min(1.0, images * parts / IMAGES_OF_A_PATH)
+    return path / parts * min(1.0, images * parts / IMAGES_OF_A_PATH) ** 2
 
 
 class PathLimit:

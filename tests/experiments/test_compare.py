@@ -174,20 +174,43 @@ def test_bad_input_is_refused_before_anything_is_run(arguments, message, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(tmp_path, monkeypatch, capsys):
+#: A run that takes little longer than its imports.
+SHORT = {"tasks": 3, "epochs": 1, "backbone": "vit_micro_patch4_32.formula", "device": "cpu"}
+
+
+@pytest.fixture
+def few_images(tmp_path):
+    """A folder of two training and two test images of three classes, as a data set of the command line."""
     for i in range(12):
         path = tmp_path / "images" / ("train", "test")[i % 2] / "abc"[i // 4] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(path)
-    stream, grid, output = f"folder:{tmp_path / 'images'}", tmp_path / "grid.toml", tmp_path / "out"
+    return f"folder:{tmp_path / 'images'}"
+
+
+@pytest.mark.slow
+def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(
+    few_images, tmp_path, monkeypatch, capsys
+):
+    grid, output = tmp_path / "grid.toml", tmp_path / "out"
     grid.write_text("[finished]\n[fails]\nsdlora.rank = 129\n[runs]\nsdlora.rank = 1\nsdlora.expansion = 50\n")
-    overrides = {"tasks": 3, "epochs": 1, "backbone": "vit_micro_patch4_32.formula", "device": "cpu"}
-    done, _, missing = plan([stream], read_grid(str(grid)), [3], output, overrides)
+    done, _, missing = plan([few_images], read_grid(str(grid)), [3], output, SHORT)
     finish(done, 50.0)
     before = (done.folder / "results.json").stat().st_mtime_ns
-    options = [f"--{name}={value}" for name, value in overrides.items()]
-    command = ["compare", stream, "--grid", str(grid), "--seeds", "3", "--output", str(output), "--jobs", "2", *options]
+    options = [f"--{name}={value}" for name, value in SHORT.items()]
+    command = [
+        "compare",
+        few_images,
+        "--grid",
+        str(grid),
+        "--seeds",
+        "3",
+        "--output",
+        str(output),
+        "--jobs",
+        "2",
+        *options,
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"1 cells failed(?s:.*), fails, seed 3: .*rank 129"):
         compare.main()
@@ -248,15 +271,9 @@ def test_parameters_of_submitit_are_read_as_numbers_and_texts(monkeypatch):
 
 
 @pytest.mark.slow
-def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(tmp_path):
-    overrides = {"tasks": 2, "epochs": 1, "device": "cpu", "image_size": 16, "batch_size": 128}
-    good, bad = plan(
-        ["digits"],
-        {"good": {"sdlora.rank": 2, "sdlora.expansion": 50}, "bad": {"sdlora.rank": 129}},
-        [0],
-        tmp_path,
-        overrides,
-    )
+def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(few_images, tmp_path):
+    grid = {"good": {"sdlora.rank": 2, "sdlora.expansion": 50}, "bad": {"sdlora.rank": 129}}
+    good, bad = plan([few_images], grid, [0], tmp_path, SHORT)
     (failure,) = compare.compare([good, bad], tmp_path, jobs=2, launcher="local", settings={"timeout_min": 10})
     assert "bad, seed 0" in failure
     assert "rank 129" in failure

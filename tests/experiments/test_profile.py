@@ -10,7 +10,8 @@ from experiments.studies.profile import PARTS, PHASES, profile
 @pytest.mark.slow
 @pytest.mark.parametrize("random_weights", [False, True])
 def test_every_second_is_booked_once(random_weights):
-    arguments = Arguments("digits", epochs=1, batch_size=128, image_size=16, settings={"sdlora.head": "linear"})
+    settings = {"sdlora.head": "linear", "sdlora.first_epochs": 1}
+    arguments = Arguments("digits", epochs=1, batch_size=128, image_size=16, settings=settings)
     result = profile(arguments, random_weights=random_weights)
     for phase in PHASES:
         assert sum(result["share"][phase].values()) == pytest.approx(1)

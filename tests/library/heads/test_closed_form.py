@@ -41,13 +41,20 @@ def learned(kind, batches, rows=3):
     return head
 
 
-def trained(settings, seed=0, **kwargs):
-    torch.manual_seed(seed)
+def trained(settings, **kwargs):
+    torch.manual_seed(0)
     strategy = strategy_for(config=settings, train_epochs=2)
     benchmark = points_stream(**kwargs)
     for experience in benchmark.train_stream:
         strategy.train(experience)
     return strategy, benchmark
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def following(request):
+    """A strategy that has learned a stream with a head that follows the features; the stream; a number drawn after."""
+    strategy, benchmark = trained(config(request.param, "linear"))
+    return strategy, benchmark, torch.rand(1)
 
 
 def images(experience):
@@ -72,19 +79,21 @@ def test_the_order_and_the_batches_of_the_samples_make_no_difference(kind):
     assert (one(x).argmax(1) == y).double().mean() > 0.8
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_trained_is_the_same_to_the_bit_whatever_head_predicts(kind):
-    linear, _ = trained(MLP)
-    after = torch.rand(1)
-    other, _ = trained(config(kind, "linear"))
-    assert torch.equal(torch.rand(1), after)  # the generators too
+@pytest.fixture(scope="module")
+def linear():
+    strategy, _ = trained(MLP)
+    return strategy, torch.rand(1)
+
+
+def test_what_is_trained_is_the_same_to_the_bit_whatever_head_predicts(linear, following):
+    (linear, after), (other, _, other_after) = linear, following
+    assert torch.equal(other_after, after)  # the generators too
     state = other.model.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in linear.model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_predicts_classes_of_all_tasks(kind):
-    strategy, benchmark = trained(config(kind, "linear"))
+def test_it_predicts_classes_of_all_tasks(following):
+    strategy, benchmark, _ = following
     model = strategy.model.eval()
     assert not len(model.closed_form.before)
     hits = [(model(x).argmax(1) == y).double().mean() for x, y, _ in map(images, benchmark.test_stream)]
@@ -191,9 +200,8 @@ def test_while_an_experience_is_learned_the_linear_head_predicts_and_evaluation_
     assert model.head.lay_out(scores).argmax(1).tolist() == [11, 11]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_state_restores_it(kind, tmp_path):
-    strategy, benchmark = trained(config(kind, "linear"))
+def test_the_state_restores_it(following, tmp_path):
+    strategy, benchmark, _ = following
     model = strategy.model.eval()
     x = images(benchmark.test_stream[2])[0]
     fresh = SDLoRAModel(mlp(), model.config).eval()

@@ -133,9 +133,9 @@ def test_a_step_of_nothing_and_one_that_is_not_finite_leave_the_parameters():
     assert all(torch.isfinite(t).all() for t in model.state_dict().values() if t.is_floating_point())
 
 
-def test_images_share_one_way_however_they_are_split():
+def test_few_images_go_a_shorter_way_which_the_parts_of_an_experience_share():
     assert path_of(0.5, 500) == path_of(0.5, 50_000) == 0.5
-    assert 20 * path_of(0.5, 25) == pytest.approx(path_of(0.5, 500))  # tasks of a stream
+    assert path_of(0.5, 250) == pytest.approx(path_of(0.5, 500) / 4)
     assert 10 * path_of(0.5, 25, parts=10) == pytest.approx(path_of(0.5, 250))  # parts of an online experience
     assert 10 * path_of(0.5, 100, parts=10) == pytest.approx(0.5)
 

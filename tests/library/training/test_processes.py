@@ -11,12 +11,11 @@ import torch
 from avalanche_sdlora import processes
 from tests.shared_cases import CASES, FAILING
 
-QUICK = ["default", "chosen", "float32", "no labels", "random_ridge", "reduced"]
 SIZES = (2, 3)
 
 
 def run_together(folder, sizes, names):
-    """The folder with what the cases of ``names`` returned, in 1 and in ``sizes`` processes."""
+    """The folder with what the cases of ``names`` returned, in as many processes as ``sizes`` say."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.together", str(folder), *map(str, sizes), "--", *names]
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False, timeout=1500)
@@ -58,19 +57,21 @@ def assert_ranks_alike(first, *others):
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    return run_together(tmp_path_factory.mktemp("quick"), (1, *SIZES), [*FAILING, *QUICK])
+def every(tmp_path_factory):
+    return run_together(tmp_path_factory.mktemp("every"), (1, *SIZES), [*FAILING, *CASES, "lose"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", QUICK)
-def test_several_processes_learn_the_model_of_one(quick, name, size):
-    assert_one_model(quick, name, size)
+@pytest.mark.parametrize("name", CASES)
+def test_every_method_and_stream_is_that_of_one_process(every, name, size):
+    assert_one_model(every, name, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_the_state_before(quick, size):
-    results = [*found(quick, "not finite", 1), *found(quick, "not finite", size)]
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_the_state_before(every, size):
+    results = [*found(every, "not finite", 1), *found(every, "not finite", size)]
     assert len({result["error"] for result in results}) == 1
     assert "FloatingPointError" in results[0]["error"]
     for result in results:
@@ -78,41 +79,46 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_the_state_befor
         assert result["experiences"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_bits_that_differ_are_an_error_that_names_the_tensor_and_the_ranks(quick, size):
-    (error,) = set(found(quick, "differing", size))
+def test_bits_that_differ_are_an_error_that_names_the_tensor_and_the_ranks(every, size):
+    (error,) = set(found(every, "differing", size))
     ranks = "rank 0 | rank 1" if size == 2 else "rank 0, 1 | rank 2"
     assert f"'head.bias' is not the same in all processes ({ranks})" in error
-    assert found(quick, "differing", 1) == [None]
+    assert found(every, "differing", 1) == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_another_stream_in_another_process_is_refused(quick, size):
-    (error,) = set(found(quick, "another stream", size))
+def test_another_stream_in_another_process_is_refused(every, size):
+    (error,) = set(found(every, "another stream", size))
     assert error.startswith("RuntimeError: the experience (a stream is made with a seed) differs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_what_cannot_be_shared_is_refused_by_name(quick, size):
-    for agem, scheduler, device in found(quick, "refused", size):
+def test_what_cannot_be_shared_is_refused_by_name(every, size):
+    for agem, scheduler, device in found(every, "refused", size):
         assert agem.startswith("ValueError: AGEMPlugin cannot train in several processes")
         assert scheduler.startswith("ValueError: LRSchedulerPlugin(metric='train_loss')")
         assert "say device='cuda'" in device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_the_first_process_alone_logs_and_every_process_knows_the_figures(quick, size):
-    first, *others = found(quick, "loggers", size)
+def test_the_first_process_alone_logs_and_every_process_knows_the_figures(every, size):
+    first, *others = found(every, "loggers", size)
     assert first["loggers"] == 2
     assert all(other["loggers"] == 0 for other in others)
-    assert len(os.listdir(quick / f"logs-{size}")) == 1
+    assert len(os.listdir(every / f"logs-{size}")) == 1
     assert first["metrics"]
     assert all(other["metrics"] == first["metrics"] for other in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_a_step_sends_what_the_formula_says_and_features_are_kept_by_one_process_each(quick, size):
-    results = found(quick, "cost", size)
+def test_a_step_sends_what_the_formula_says_and_features_are_kept_by_one_process_each(every, size):
+    results = found(every, "cost", size)
     assert all(result["bytes"] == result["formula"] for result in results)
     assert sum(result["kept"] for result in results) == 40
     assert max(result["kept"] for result in results) == -(-40 // size)
@@ -128,14 +134,9 @@ def test_one_process_needs_no_launcher_and_half_a_launcher_is_refused(monkeypatc
         processes.start()
 
 
-@pytest.fixture(scope="module")
-def lost(tmp_path_factory):
-    return run_together(tmp_path_factory.mktemp("lost"), (), ["lose"])
-
-
 @pytest.mark.slow
-def test_a_lost_process_is_named_by_the_others_which_end_within_a_minute(lost):
-    runs = json.loads((lost / "lost.json").read_text())
+def test_a_lost_process_is_named_by_the_others_which_end_within_a_minute(every):
+    runs = json.loads((every / "lost.json").read_text())
     for name, victim, size in (
         ("lost rank 1", 1, 2),
         ("lost rank 0", 0, 2),
@@ -146,29 +147,16 @@ def test_a_lost_process_is_named_by_the_others_which_end_within_a_minute(lost):
         for rank, status in enumerate(runs[name]["status"]):
             assert status == (-9 if rank == victim else 1)
             if rank != victim:
-                assert f"rank {victim} was lost" in (lost / f"{name}-{size}-{rank}.log").read_text()
+                assert f"rank {victim} was lost" in (every / f"{name}-{size}-{rank}.log").read_text()
 
 
 @pytest.mark.slow
-def test_the_run_goes_on_bit_for_bit_and_with_another_number_of_processes_correctly(lost):
-    whole, resumed = found(lost, "whole", 2), found(lost, "resumed", 2)
+def test_the_run_goes_on_bit_for_bit_and_with_another_number_of_processes_correctly(every):
+    whole, resumed = found(every, "whole", 2), found(every, "resumed", 2)
     assert_ranks_alike(*whole, *resumed)
-    (one,) = found(lost, "whole by one", 1)
-    for name, size in (("resumed by one", 1), ("resumed by two", 2)):
-        for other in found(lost, name, size):
+    (one,) = found(every, "whole by one", 1)
+    for name, size in (("resumed by one", 1), ("resumed by four", 4)):
+        for other in found(every, name, size):
             for key, t in one["state"].items():
                 torch.testing.assert_close(other["state"][key].double(), t.double(), rtol=0, atol=1e-10, msg=key)
             assert torch.equal(one["predicted"], other["predicted"])
-
-
-@pytest.fixture(scope="module")
-def every(tmp_path_factory):
-    names = [name for name in CASES if name not in QUICK]
-    return run_together(tmp_path_factory.mktemp("every"), (1, *SIZES), names)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", [name for name in CASES if name not in QUICK])
-def test_every_method_and_stream_is_that_of_one_process(every, name, size):
-    assert_one_model(every, name, size)
