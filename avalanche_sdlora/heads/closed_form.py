@@ -228,7 +228,8 @@ class ClosedFormHead(GrowingModule):
                 were given to :meth:`remember`: they are taken out of the statistics, so that no image counts twice.
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
-                are clearly better on the images held out, or where experiences have clearly harmed old classes.
+                are clearly better on the images held out, or where experiences have clearly harmed old classes; and
+                after the first experience unless they are clearly worse.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -268,7 +269,7 @@ class ClosedFormHead(GrowingModule):
         if remembered and may_go_back:
             known = [] if after is None else [solved.penalty for solved in after.solved]
             before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
-        taken = self._better(before, after)
+        taken = self._better(before, after, first=not len(self.statistics.labels))
         verdict = taken.verdict
         if before is not None and taken is after and len(self.statistics.labels):
             as_old = self._trials.of_old_classes(before, self.before, images)
@@ -302,12 +303,17 @@ class ClosedFormHead(GrowingModule):
                 base[space].add(s, -1)
         return base, self.frame
 
-    def _better(self, before: Trial | None, after: Trial | None) -> Trial:
-        """The features after an experience, unless those before it are clearly better or the only ones there are."""
-        if after is None or (before is not None and clearly_worse(self._right(after), self._right(before))):
-            assert before is not None
-            return before
-        return after
+    def _better(self, before: Trial | None, after: Trial | None, *, first: bool) -> Trial:
+        """The features after an experience, unless those before it are clearly better or the only ones there are.
+
+        The ``first`` one moves the features farthest, for all classes to come: they must be clearly better after it.
+        """
+        if after is None or before is None:
+            found = before if after is None else after
+            assert found is not None
+            return found
+        old, new = self._right(before), self._right(after)
+        return before if (not clearly_worse(old, new) if first else clearly_worse(new, old)) else after
 
     def _right(self, trial: Trial) -> Tensor:
         """Where the classifier that a trial would choose is right on its held-out images, ``(n,)``."""
