@@ -229,7 +229,7 @@ class ClosedFormHead(GrowingModule):
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
                 are clearly better on the images held out, or where experiences have clearly harmed old classes; and
-                after the first experience unless they are clearly worse.
+                after the first experience unless they are worse.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -306,14 +306,15 @@ class ClosedFormHead(GrowingModule):
     def _better(self, before: Trial | None, after: Trial | None, *, first: bool) -> Trial:
         """The features after an experience, unless those before it are clearly better or the only ones there are.
 
-        The ``first`` one moves the features farthest, for all classes to come: they must be clearly better after it.
+        The ``first`` one moves the features farthest, for all classes to come: they must be better after it.
         """
         if after is None or before is None:
             found = before if after is None else after
             assert found is not None
             return found
         old, new = self._right(before), self._right(after)
-        return before if (not clearly_worse(old, new) if first else clearly_worse(new, old)) else after
+        goes_back = new.sum() <= old.sum() if first else clearly_worse(new, old)
+        return before if goes_back else after
 
     def _right(self, trial: Trial) -> Tensor:
         """Where the classifier that a trial would choose is right on its held-out images, ``(n,)``."""

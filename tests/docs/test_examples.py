@@ -60,6 +60,7 @@ def test_own_images(run, tmp_path, capsys, monkeypatch):
     assert "folders of equal names" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_replay_and_early_stopping(run, capsys):
     run("replay_and_early_stopping.py")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("after task")]
@@ -67,6 +68,7 @@ def test_replay_and_early_stopping(run, capsys):
     assert float(lines[-1].split(":")[1].split()[0]) > 40  # chance is 10
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(run, tmp_path, capsys, monkeypatch):
     class Killed(Exception):  # noqa: N818 - it is no error of the example
         pass

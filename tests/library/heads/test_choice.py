@@ -170,6 +170,22 @@ def test_an_experience_that_harms_the_features_is_taken_back(harmed):
     assert torch.cat(results).eq(torch.cat(truth)).double().mean() > 0.85
 
 
+def test_the_first_experience_must_pay_and_a_later_one_must_not_harm():
+    g = torch.Generator().manual_seed(0)
+    y, held = torch.arange(120) % 2, torch.arange(120) % 4 < 2
+    noise = torch.randn(120, 8, generator=g)
+    apart = noise + 3 * torch.nn.functional.one_hot(y, 8)
+
+    def kept(head, before, after, labels):
+        head.remember([before])
+        return head.learn([(after, labels)], 4, held=held, may_go_back=True).kept
+
+    assert kept(ClosedFormHead(8, expansion=50), noise, apart, y)
+    assert not kept(head := ClosedFormHead(8, expansion=50), apart, apart, y)  # nothing gained
+    assert kept(head, apart, apart, y + 2)
+    assert not kept(head, apart, noise, y + 2)
+
+
 def test_images_in_the_place_of_old_classes_stay_in_their_order():
     """Features that stay where they are are recognised as before, image by image."""
     x, y = clouds(n=240)
