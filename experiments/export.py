@@ -11,6 +11,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from avalanche_sdlora.files import replacing
+from experiments.arguments import dataset_title
 from experiments.options.commandline import CommandLine, Option
 from experiments.options.config_file import read_config, write_config
 
@@ -55,10 +56,12 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
         for key in _WHERE:  # of a file its name, not where it is
             if results["arguments"].get(key):
                 results["arguments"][key] = Path(results["arguments"][key]).name
+        results["arguments"]["dataset"] = _without_path(results["arguments"]["dataset"])
         with replacing(folder / "results.json") as temporary:
             Path(temporary).write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
         if Path(run, "config.toml").is_file():
             values = read_config(str(Path(run, "config.toml")))
+            values["dataset"] = _without_path(values["dataset"])
             write_config(folder / "config.toml", {name: v for name, v in values.items() if name not in _WHERE})
         with replacing(folder / "scalars.csv") as temporary, open(temporary, "x", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -71,6 +74,12 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
     if size > LARGEST:
         raise ValueError(f"output={output!r}: holds {size / 1e6:.1f} MB; expected at most {LARGEST / 1e6:.0f} MB")
     return folders
+
+
+def _without_path(dataset: str) -> str:
+    """The name of a data set; of ``folder:PATH`` with the name of the folder in place of where it is."""
+    kind, colon, _ = dataset.partition(":")
+    return f"{kind}:{dataset_title(dataset)}" if colon else dataset
 
 
 def main() -> None:

@@ -22,6 +22,16 @@ def test_results_and_scalars_of_a_run_without_a_path_of_the_machine(finished, tm
     assert all(float(row["value"]) == float(row["value"]) for row in rows)
 
 
+def test_a_folder_of_images_is_published_by_its_name(finished, tmp_path):
+    run = shutil.copytree(finished[1], tmp_path / "own")
+    for file in (run / "results.json", run / "config.toml"):
+        file.write_text(file.read_text().replace('"digits"', f'"folder:{tmp_path}/flowers"'))
+    (folder,) = export([str(run)], str(tmp_path / "published"))
+    for file in (folder / "results.json", folder / "config.toml"):
+        assert '"folder:flowers"' in file.read_text()
+        assert str(tmp_path) not in file.read_text()
+
+
 def test_what_cannot_be_published_is_refused(finished, tmp_path, monkeypatch):
     _, run = finished
     with pytest.raises(ValueError, match="holds no results"):
