@@ -89,11 +89,9 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.head = GrowingHead(features).to(**placed)
         #: The head that predicts once an experience has been learned; None where the linear head predicts.
         self.closed_form: ClosedFormHead | None = None
-        #: Whether that head reads tokens of earlier blocks beside the features.
-        self.reads_layers = self.config.head != "linear" and self._may_read_layers(backbone)
         if self.config.head != "linear":
             kind, drift, expansion = self.config.head, self.config.drift, self.config.expansion
-            parts = parts_of_readout(backbone) if self.reads_layers else 1
+            parts = parts_of_readout(backbone) if self._may_read_layers(backbone) else 1
             head = ClosedFormHead(parts * features, kind, drift, expansion, parts=parts)
             self.closed_form = head.to(**placed)
         self.register_buffer("experiences", torch.tensor(0))  # begun so far
@@ -118,6 +116,11 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             for name in (target.name, *target.aliases):
                 put_layer(backbone, name, adapter)
             self._adapters[target.name] = adapter
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether the head in closed form, if there is one, reads tokens of earlier blocks beside the features."""
+        return self.closed_form is not None and self.closed_form.parts > 1
 
     def _may_read_layers(self, backbone: nn.Module) -> bool:
         able = can_read_layers(backbone)

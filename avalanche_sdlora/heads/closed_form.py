@@ -113,6 +113,7 @@ class ClosedFormHead(GrowingModule):
         if expansion is not None and (type(expansion) is not int or expansion < 1):
             raise ValueError(f"expansion={expansion!r}: expected an integer of at least 1, or None")
         self.learning = False
+        self.parts = parts
         self.penalty: float | None = None
         self.temperature = 1.0
         self.candidates = candidates(kind, expansion)
