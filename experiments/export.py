@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
 from experiments.options.commandline import CommandLine, Option
@@ -42,6 +40,8 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
     Raises:
         ValueError: A folder holds no finished run, two have one name, or all together are larger than 5 MB.
     """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     names = [Path(run).resolve().name for run in runs]
     for run, name in zip(runs, names, strict=True):
         if not Path(run, "results.json").is_file():
