@@ -92,6 +92,8 @@ def resolve(given: Arguments) -> Resolved:
     arguments = Arguments.from_flat({**found, "dataset": dataset})
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
+    if not isinstance(arguments.evaluate, str) and arguments.evaluate < 1:
+        raise ValueError(f"evaluate={arguments.evaluate}: expected every, final, or a whole number of at least 1")
     for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:

@@ -110,9 +110,15 @@ def make_run(
             for experience in checkpoint.resume(strategy, stream) if method.resumable else stream:
                 strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
                 clock.lap("train")
-                metrics = strategy.eval(test[: len(rows) + 1], num_workers=arguments.workers)
-                rows.append(experience_accuracies(metrics))
-                reports.append({**_reports(strategy.model), "observed": observer.report()})
+                done = len(rows) + 1
+                if arguments.evaluates(done, len(test)):
+                    metrics = strategy.eval(test[:done], num_workers=arguments.workers)
+                    rows.append(experience_accuracies(metrics))
+                    reports.append({**_reports(strategy.model), "observed": observer.report()})
+                else:
+                    _draw_as_evaluation(done)
+                    rows.append(None)
+                    reports.append({**_reports(strategy.model), "observed": None})
                 clock.lap("evaluate")
                 if costly is not None:
                     costly.after(len(reports), observer.solutions.solutions)
@@ -237,6 +243,15 @@ def _reports(model: Any) -> dict[str, Any]:
         "reductions": [dataclasses.asdict(record) for record in model.reductions],
         "decisions": model.decision,
     }
+
+
+def _draw_as_evaluation(experiences: int) -> None:
+    """Draws the random numbers that an evaluation draws, so that training goes on as if there had been one.
+
+    They are one for the loader of each experience (:class:`torch.utils.data.DataLoader`).
+    """
+    for _ in range(experiences):
+        torch.empty((), dtype=torch.int64).random_()
 
 
 class _Stopwatch:

@@ -24,6 +24,9 @@ NUMBERS = (
     ("bwt", "BWT", "points", 1, "change of a task's accuracy between when it was new and the end"),
 )
 
+#: In place of a number for which the accuracy was not measured after every task.
+NOT_MEASURED = "not measured"
+
 
 def overview(results: Results) -> dict[str, Any]:
     """Title, the story in a few sentences, and the numbers that matter."""
@@ -75,9 +78,10 @@ def _verdict(apart: float, results: Results) -> str:
 def _cards(results: Results) -> list[dict[str, str]]:
     observed, seconds = results.get("observed", {}), results.get("seconds", {})
     cards = [
-        {"name": name, "value": f"{results[key]:.{digits}f}", "unit": unit, "about": about}
-        for key, name, unit, digits, about in NUMBERS
+        _card(name, f"{results[key]:.{digits}f}", unit, about)
         if results.get(key) is not None
+        else _card(name, NOT_MEASURED, "", about)
+        for key, name, unit, digits, about in NUMBERS
     ]
     known = (observed.get("task_known") or [None])[-1]
     if known:
