@@ -76,6 +76,8 @@ class Machine:
         output: Folder for results.json, report.html, figures and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Number of processes that load images.
+        grad_checkpointing: Whether activations are computed again in the backward pass instead of being kept, which
+            takes less memory and more time.
         baselines: Whether the training-free baselines are measured too.
         figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
@@ -86,6 +88,7 @@ class Machine:
     output: str | None = None
     device: str = "auto"
     workers: int = 0
+    grad_checkpointing: bool = False
     baselines: bool = True
     figures: Literal["default", "all", "none"] = "default"
 

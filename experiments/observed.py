@@ -66,7 +66,7 @@ class Observer:
             "residuals": _rounded(self.residuals.records),
             "seconds_by_phase": _rounded(self.costs.seconds),
             "images_per_second": _rounded(self.costs.rates),
-            "peak_memory_mb": round(self.costs.peak_memory_mb),
+            "peak_memory_mb": {kind: round(peak) for kind, peak in self.costs.peaks.items()},
         }
 
     def save_most_wrong(self, folder: Path, stream: Sequence[Any], inputs: InputSpec) -> list[dict[str, Any]]:

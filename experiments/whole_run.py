@@ -70,7 +70,9 @@ def make_run(
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
-    model = method.model(backbone, resolved.config)  # the last thing that may be refused
+    model = method.model(backbone, resolved.config)
+    if arguments.grad_checkpointing:
+        model.set_grad_checkpointing()  # the last thing that may be refused
     with logged(output / "log.txt") if processes.is_first() else nullcontext():
         train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
         stream = joined(train) if method.joint else train

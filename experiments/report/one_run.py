@@ -24,6 +24,13 @@ NUMBERS = (
     ("bwt", "BWT", "points", 1, "change of a task's accuracy between when it was new and the end"),
 )
 
+#: What the largest memory is that of.
+PEAKS = {
+    "process": "resident memory of the process, at its largest",
+    "cuda": "memory allocated on the GPU, at its largest",
+    "either": "of the GPU, or of the process on a CPU, at its largest",
+}
+
 #: In place of a number for which the accuracy was not measured after every task.
 NOT_MEASURED = "not measured"
 
@@ -98,11 +105,16 @@ def _cards(results: Results) -> list[dict[str, str]]:
     if rates:
         value = f"{sum(rates) / len(rates):,.0f}"
         cards.append(_card("training speed", value, "images/s", "mean over the tasks, on this machine"))
-    if observed.get("peak_memory_mb"):
-        cards.append(_card("peak memory", f"{observed['peak_memory_mb']:,}", "MB", "the largest so far"))
+    for kind, peak in _peaks(observed.get("peak_memory_mb")).items():
+        cards.append(_card("peak memory", f"{peak:,}", "MB", PEAKS[kind]))
     if seconds.get("total"):
         cards.append(_card("time", duration(seconds["total"]), "", "of the whole run"))
     return cards
+
+
+def _peaks(found: Any) -> dict[str, int]:
+    """The largest memory by its kind; version 0.1 had one number, of the device where there was one."""
+    return found if isinstance(found, dict) else {"either": found} if found else {}
 
 
 def _card(name: str, value: str, unit: str, about: str) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """What a stream tells of itself: accuracies, predictions, distances of solutions, residuals, costs."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +166,6 @@ def test_costs_add_up(trained):
     assert min(costs.rates) > 0
     assert costs.seconds["evaluation"] > 0
     assert last(seen, "Peak_Memory_MB/train_phase/train_stream") > 1
+    assert costs.peaks.keys() == {"process"}
+    if (statm := Path("/proc/self/statm")).exists():
+        assert 1e6 * costs.peaks["process"] > 0.5 * int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
