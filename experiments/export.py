@@ -15,7 +15,7 @@ from experiments.options.config_file import read_config, write_config
 
 LARGEST = 5_000_000  # bytes of all that is published together
 
-_WHERE = ("output", "data", "weights", "split", "class_order")
+_WHERE = ("output", "keep_features", "data", "weights", "split", "class_order")
 
 COMMAND = CommandLine(
     "python -m experiments.export",

@@ -27,6 +27,7 @@ from experiments.arguments import Arguments
 from experiments.baselines import frozen_baselines
 from experiments.costly import Costly
 from experiments.interruption import stopped
+from experiments.kept_features import KeptFeatures
 from experiments.methods import joined
 from experiments.observed import Observer
 from experiments.options.config_file import write_config
@@ -70,6 +71,9 @@ def make_run(
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
     backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
+    kept = None
+    if arguments.baselines and arguments.keep_features and not processes.several():
+        kept = KeptFeatures(arguments.keep_features, backbone, arguments.device, arguments.precision)
     model = method.model(backbone, resolved.config)
     if arguments.grad_checkpointing:
         model.set_grad_checkpointing()  # the last thing that may be refused
@@ -94,7 +98,7 @@ def make_run(
         watch(strategy)
         clock.lap("prepare")
         if "baselines" not in notes:
-            found = _baselines(strategy, train, test, arguments.workers) if arguments.baselines else {}
+            found = _baselines(strategy, train, test, arguments.workers, kept) if arguments.baselines else {}
             notes["baselines"] = {
                 name: [matrix.rows(), matrix.samples.tolist(), matrix.balanced] for name, matrix in found.items()
             }
@@ -225,10 +229,13 @@ def _evaluator(resolved: Resolved, observer: Observer, loggers: Sequence[BaseLog
     )
 
 
-def _baselines(strategy: Any, train: Sequence[Any], test: Sequence[Any], workers: int) -> dict[str, AccuracyMatrix]:
-    """The accuracies of the training-free classifiers, by name."""
+def _baselines(
+    strategy: Any, train: Sequence[Any], test: Sequence[Any], workers: int, kept: KeptFeatures | None
+) -> dict[str, AccuracyMatrix]:
+    """The accuracies of the training-free classifiers, by name; features that are kept are not computed."""
+    features = strategy.model.to(strategy.device).eval().features
     return frozen_baselines(
-        strategy.model.to(strategy.device).eval().features,
+        features if kept is None else kept.of(features),
         train,
         test,
         batch_size=128,

@@ -187,7 +187,7 @@ def command(results: Results) -> str:
     options = dict(results["arguments"])
     words = ["python", "-m", "experiments.run", str(options.pop("dataset"))]
     for name, value in options.items():
-        if value is not None and name not in ("output", "weights", "data"):
+        if value is not None and name not in ("output", "weights", "data", "keep_features"):
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 
