@@ -62,8 +62,9 @@ _HOMES = {
     "config": ("SDLoRAConfig",),
     "methods": ("CLoRAPlugin", "InfLoRAPlugin", "LoRAPlugin", "LwFPlugin", "NLoRAPlugin", "OLoRAPlugin"),
     "model": ("SDLoRAModel",),
-    "persistence": ("AdaptersInfo", "Checkpoint", "export_peft", "load_adapters", "load_model")
-    + ("merge", "read_adapters", "save_adapters"),
+    "persistence.adapter_files": ("AdaptersInfo", "load_adapters", "load_model", "read_adapters", "save_adapters"),
+    "persistence.checkpoint": ("Checkpoint",),
+    "persistence.export": ("export_peft", "merge"),
     "ranks": ("RankSchedule",),
     "training.plugin": ("SDLoRAPlugin",),
     "training.strategy": ("SDLoRAStrategy",),

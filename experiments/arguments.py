@@ -79,8 +79,8 @@ class Machine:
         grad_checkpointing: Whether activations are computed again in the backward pass instead of being kept, which
             takes less memory and more time.
         baselines: Whether the training-free baselines are measured too.
-        keep_features: Folder in which the frozen backbone's features, which the baselines need, are kept for other runs,
-            1.5 GiB at most; by default nowhere, in a comparison in a folder of its own.
+        keep_features: Folder in which the frozen backbone's features, which the baselines need, are kept for other
+            runs, 1.5 GiB at most; by default nowhere, in a comparison in a folder of its own.
         figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
 

@@ -102,8 +102,8 @@ def resolve(given: Arguments) -> Resolved:
         raise ValueError(f"workers={arguments.workers}: expected a number of at least 0")
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
     config = _config(_of_group(arguments.settings, "sdlora"), made)
-    # Whatever is wrong with words and numbers has been said by now: torch is imported for the machine, and Avalanche for
-    # the plugins of a method with arguments of its own.
+    # Whatever is wrong with words and numbers has been said by now: torch is imported for the machine, and Avalanche
+    # for the plugins of a method with arguments of its own.
     arguments = _on_machine(arguments, config)
     if made.own():
         made.plugins()  # refuses values out of range

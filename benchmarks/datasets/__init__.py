@@ -33,6 +33,9 @@ class _Benchmarks(Mapping[str, "BenchmarkSpec"]):
         spec: BenchmarkSpec = getattr(import_module(f"{__name__}.{module}"), attribute)
         return spec
 
+    def __contains__(self, name: object) -> bool:
+        return name in _HOMES
+
     def __iter__(self) -> Iterator[str]:
         return iter(_HOMES)
 

@@ -1,4 +1,4 @@
-"""The ways in which images can be prepared, by the names that a command line takes; nothing else is imported for them."""
+"""The ways in which images can be prepared, by the names that a command line takes; nothing is imported for them."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def markdown(rows: Sequence[Row]) -> str:
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]
-            cells += [_text(row.values.get(key)) or ("" if row.kind == "published" else NOT_MEASURED) for key in MEASURES]
+            cells += [
+                _text(row.values.get(key)) or ("" if row.kind == "published" else NOT_MEASURED) for key in MEASURES
+            ]
             cells += [_difference(row.differences.get(key)) for key in COMPARED]
             cells += [_text(row.values.get("gap"), 0)]
             cells += [_text(row.values.get(key), 0, plain=True) for key in ("parameters", "seconds")]

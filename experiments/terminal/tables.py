@@ -69,7 +69,9 @@ def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:
     for j in range(len(matrix)):
         table.add_column(str(j + 1), justify="right")
     for i, row in enumerate(matrix.rows()):
-        table.add_row(str(i + 1), *(f"{accuracy:.{decimals}f}" for accuracy in row or []), *("-" if row is None else ""))
+        table.add_row(
+            str(i + 1), *(f"{accuracy:.{decimals}f}" for accuracy in row or []), *("-" if row is None else "")
+        )
     return table
 
 

@@ -6,12 +6,15 @@ import pytest
 
 from experiments import run as command
 from experiments.arguments import Arguments
-from experiments.compare.tables import write_comparison
+from experiments.compare.tables import markdown
+from experiments.figures import RUN_FIGURES
 from experiments.finished import finished as finished_run
 from experiments.outcome import show
 from experiments.report.model_card import write_model_card
+from experiments.report.one_run import overview
 from experiments.resolve import resolve
 from experiments.run import run
+from experiments.summary import summarize
 
 
 def stop(strategy):
@@ -29,8 +32,8 @@ def stop(strategy):
 @pytest.fixture(scope="module")
 def sparse(quick, tmp_path_factory):
     """A run that evaluates after every second task, is stopped in the third and continued; its results and folder."""
-    output = tmp_path_factory.mktemp("comparison") / "digits" / "sdlora" / "seed0"
-    arguments = Arguments("digits", output=str(output), evaluate=2, **quick)
+    output = tmp_path_factory.mktemp("sparse")
+    arguments = Arguments("digits", output=str(output), evaluate=2, figures="none", **quick)
     with pytest.raises(KeyboardInterrupt):
         run(arguments, watch=stop)
     return run(arguments), output
@@ -49,11 +52,14 @@ def test_what_was_not_measured_is_said_to_be_so_and_never_zero(sparse, capsys):
     assert not {"aaa", "forgetting", "bwt"} & results.keys()
     show(results)
     assert "-: not measured; nor are AAA, forgetting and BWT" in capsys.readouterr().out
-    assert "not measured" in (output / "report.html").read_text()
+    cards = {card["name"]: card["value"] for card in overview(results)["cards"]}
+    assert cards["AAA"] == cards["forgetting"] == cards["BWT"] == "not measured"
+    assert cards["Acc"] == f"{results['acc']:.1f}"
+    assert all(figure.draw(results) is not None for figure in RUN_FIGURES[:4])
     write_model_card(output / "README.md", results)
     assert "| AAA and forgetting | not measured |" in (output / "README.md").read_text()
-    write_comparison(output.parents[2])
-    line = next(t for t in (output.parents[2] / "comparison.md").read_text().splitlines() if t.startswith("| sdlora"))
+    table = markdown(summarize({"digits": {"sdlora": {0: results}}}))
+    line = next(line for line in table.splitlines() if line.startswith("| sdlora"))
     assert line.split("|")[4:6] == [" not measured ", " not measured "]
 
 
@@ -70,7 +76,7 @@ def test_the_moments(monkeypatch):
     assert moments("every") == list(range(1, 8))
     assert moments("final") == moments(10) == [7]
     assert moments(3) == [3, 6, 7]
-    for wrong, said in (("0", "--evaluate 0: expected every, final, or"), ("last", "expected every or final or a wh")):
+    for wrong, said in (("0", "--evaluate 0: expected every, final, or"), ("last", "expected every, final or a wh")):
         monkeypatch.setattr(sys, "argv", ["run", "digits", "--evaluate", wrong])
         with pytest.raises(SystemExit, match=said):
             command.main()

@@ -47,7 +47,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_keeps_less():
     model.set_grad_checkpointing(False)
     assert saved(model) == whole
     for other in (mlp(), tiny_vit("convit_tiny", img_size=None, patch_size=16)):
-        with pytest.raises(ValueError, match="grad_checkpointing: not for a (Sequential|ConVit)"):
+        with pytest.raises(ValueError, match=r"grad_checkpointing: not for a (Sequential|ConVit)"):
             SDLoRAModel(other, MLP if isinstance(other, torch.nn.Sequential) else None).set_grad_checkpointing()
 
 
