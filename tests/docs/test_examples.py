@@ -41,6 +41,7 @@ def test_examples_are_short():
     assert max(lengths.values()) <= 60, lengths
 
 
+@pytest.mark.slow
 def test_own_images(run, tmp_path, capsys, monkeypatch):
     small = partial(SDLoRAStrategy, config=SDLoRAConfig(expansion=50))  # solving 2000 units takes most of the time
     monkeypatch.setattr(avalanche_sdlora, "SDLoRAStrategy", small)

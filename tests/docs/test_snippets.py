@@ -89,6 +89,7 @@ def trained(benchmark):
     return strategy.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_snippets_of_python(block, benchmark, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

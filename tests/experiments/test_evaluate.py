@@ -16,6 +16,8 @@ from experiments.resolve import resolve
 from experiments.run import run
 from experiments.summary import summarize
 
+pytestmark = pytest.mark.slow
+
 
 def stop(strategy):
     """Presses Ctrl-C before the third experience."""

@@ -74,6 +74,7 @@ class StopAt:
         strategy._after_training_epoch = stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "said"), [("sdlora", "Kept: 1 of 2 experiences and"), ("replay", "cannot be cont")])
 def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeypatch, tmp_path, capsys):
     class Often(whole_run.Checkpoint):
@@ -120,6 +121,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_everything_local_is_looked_at_before_weights_are_fetched(monkeypatch, tmp_path):
     fetched = []
 

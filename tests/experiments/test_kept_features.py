@@ -71,6 +71,7 @@ def test_a_full_store_takes_no_more_and_changes_nothing(tmp_path, backbone, monk
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**18
 
 
+@pytest.mark.slow
 def test_runs_with_other_orders_of_the_classes_share_them_and_find_what_they_would_compute(
     quick, tmp_path, monkeypatch
 ):

@@ -31,6 +31,7 @@ def made(name, settings=None, **given):
     return resolved.method.strategy(model, resolved.arguments, train_mb_size=10, evaluator=None), resolved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_a_stream_in_the_same_loop(name):
     strategy, resolved = made(name)

@@ -11,6 +11,7 @@ from avalanche_sdlora.backbones import create_backbone
 from experiments.studies import glyphs, pretrain
 
 
+@pytest.mark.slow
 def test_frozen_features_separate_digits():
     images, labels = (part[::2] for part in pretrain.digits())  # half of them, for time
     x = pretrain.features(create_backbone("vit_micro_patch4_32.formula"), images)

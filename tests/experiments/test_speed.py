@@ -1,11 +1,13 @@
 """The speed benchmark runs and counts what it says; how fast anything is, no test asks."""
 
+import pytest
 import torch
 
 from experiments.studies.peak_memory import PeakMemory
 from experiments.studies.speed import Arguments, measure
 
 
+@pytest.mark.slow
 def test_every_row_is_measured():
     arguments = Arguments("vit_micro_patch4_32", 32, 2, tasks=[1, 3], branch_tasks=[2], rank=2, repeats=1)
     rows = {row["name"]: row for row in measure(arguments)["rows"]}

@@ -212,6 +212,7 @@ def test_trainable_parameters_are_printed_as_they_are(capsys):
 # -- from a file -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_whole_model_in_one_call(tmp_path):
     path, images = tmp_path / "f", torch.rand(2, 3, 48, 48)
     model = SDLoRAModel(create_backbone("vit_micro_patch4_32.formula", img_size=48), SDLoRAConfig(rank=2)).eval()

@@ -71,6 +71,7 @@ def test_other_numbers_than_the_published_are_refused(tree, tmp_path):
         make_benchmark("omniglot", root=tmp_path / "zips", inputs=SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_experiences", [11, 10])
 def test_the_real_omniglot(real_omniglot, n_experiences):
     benchmark = make_benchmark("omniglot", inputs=SMALL, n_experiences=n_experiences)

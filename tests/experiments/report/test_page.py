@@ -82,6 +82,7 @@ def show(browser, page, width, scheme="light"):
     browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true;")
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("name", ["one", "many"])
 @pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1400, "dark")])
@@ -100,6 +101,7 @@ def test_a_browser_draws_every_figure_without_error_or_overlap(pages, browser, n
     assert browser.execute_script(OVERLAPPING) == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_tables_are_sorted_and_filtered(pages, browser):
     show(browser, pages / "one.html", 1400)

@@ -148,6 +148,7 @@ class Harm(SupervisedPlugin):
                 last.B.fill_(-100.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harmed", [0, 2])
 def test_an_experience_that_harms_the_features_is_taken_back(harmed):
     torch.manual_seed(0)
@@ -170,6 +171,7 @@ def test_an_experience_that_harms_the_features_is_taken_back(harmed):
     assert torch.cat(results).eq(torch.cat(truth)).double().mean() > 0.85
 
 
+@pytest.mark.slow
 def test_the_first_experience_must_pay_and_a_later_one_must_not_harm():
     g = torch.Generator().manual_seed(0)
     y, held = torch.arange(120) % 2, torch.arange(120) % 4 < 2

@@ -102,6 +102,7 @@ CONFIGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @QUICK
 @given(config=CONFIGS, experiences=st.integers(1, 4), multi_head=st.booleans())
 def test_every_config_survives_a_file(saved, config, experiences, multi_head):

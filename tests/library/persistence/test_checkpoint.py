@@ -89,6 +89,7 @@ def test_a_damaged_checkpoint_is_refused_and_what_was_half_written_is_removed(tm
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.safetensors", "tensorboard"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_from_which_the_run_continues(tmp_path):
     def full(*args):
         raise OSError(28, "No space left on device")

@@ -63,6 +63,7 @@ def test_other_modules_become_a_backbone_with_a_head():
     torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -27,6 +27,7 @@ def through_json(value, live=None):
     return Putter(taker.tensors).put(live, tree, "value")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(value=PLAIN)
 def test_plain_data_comes_back_as_it_was(value):

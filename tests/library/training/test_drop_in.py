@@ -69,6 +69,7 @@ def test_evaluation_plugin_metrics_mean_something():
     assert last["Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp004"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "mode"), [("Top1_Acc_Stream", "max"), ("Loss_Stream", "min")])
 def test_early_stopping(metric, mode):
     torch.manual_seed(1)

@@ -64,6 +64,7 @@ def test_joint_training_learns_the_classes_of_all_experiences(config):
     assert accuracy(strategy.model, benchmark.test_stream) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [LDA, FOLLOWING], ids=["lda", "following"])
 def test_cumulative_training_counts_every_sample_once(config):
     benchmark, strategy = points_stream(), template(Cumulative, config)
@@ -277,6 +278,7 @@ def test_a_strategy_trains_on_mixed_targets():
 # -- evaluation inside training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["epoch", "iteration", "experience"])
 def test_periodic_evaluation_changes_nothing_that_is_learned(mode):
     learned = []
