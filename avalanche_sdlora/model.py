@@ -103,6 +103,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         #: What a head in closed form decided after the last experience, as
         #: :class:`avalanche_sdlora.heads.closed_form.Lesson` names it.
         self.decision: dict[str, Any] = {}
+        #: Parameters that a plugin trains beside the model's own; below 0 where it ties some of these to others.
+        self.trained_beside = 0
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         self._all_took_part = False
@@ -325,7 +327,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         }
 
     def _count_trainable(self) -> int:
-        return sum(p.numel() for group in self.trainable_groups().values() for p in group)
+        own = sum(p.numel() for group in self.trainable_groups().values() for p in group)
+        return own + self.trained_beside
 
     def _projections(self) -> dict[str, tuple[Projection, int]]:
         """Every projection, named by layer and rows, with its column of the magnitudes."""
