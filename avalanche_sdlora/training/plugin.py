@@ -484,11 +484,12 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
+        trained = model.count_trainable()
         trigger_plugins(strategy, "before_direction_ends")
-        changed = align_learned(model, model.end_experience())
+        changed = align_learned(model, model.end_experience(trained))
         if model.closed_form is not None and not self._learn(strategy, num_workers):
             self._point.begin_again(model)  # type: ignore[union-attr]
-            align_learned(model, model.end_experience())
+            align_learned(model, model.end_experience(trained))
             changed = True
         groups = model.trainable_groups()
         if changed or not holds_exactly(strategy.optimizer, groups):

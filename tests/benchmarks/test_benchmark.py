@@ -99,6 +99,21 @@ def test_a_class_order_can_be_given(tmp_path, as_file):
     assert labels_of(benchmark.train_stream)[0] == {3, 1}
 
 
+def test_the_order_of_lamda_pilot_is_a_file_of_numpy(tmp_path):
+    np.random.seed(1993)  # noqa: NPY002 - as their DataManager draws it
+    order = np.random.permutation(10)  # noqa: NPY002
+    np.save(tmp_path / "order.npy", order)
+    benchmark = make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
+    assert benchmark.class_order == order.tolist() == arrival_order(10, 1993)
+    for wrong in (np.arange(9), np.arange(10.0), np.zeros(10, int), np.arange(10)[None]):
+        np.save(tmp_path / "order.npy", wrong)
+        with pytest.raises(ValueError, match=r"order.npy' must hold each label from 0 to 9 once"):
+            make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
+    (tmp_path / "order.npy").write_text("3 1")
+    with pytest.raises(ValueError, match=r"order.npy' cannot be read"):
+        make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

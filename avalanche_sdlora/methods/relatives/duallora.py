@@ -91,7 +91,7 @@ class DualLoRAPlugin(RelativePlugin):
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Puts the scale into the adapted layers."""
         self._remove()
-        for name, adapter in adapters_of(getattr(strategy.model, "backbone", strategy.model)).items():
+        for name, adapter in adapters_of(strategy.model.backbone).items():
             self._handles.append(adapter.register_forward_hook(self._scaled(name)))
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
@@ -120,7 +120,7 @@ class DualLoRAPlugin(RelativePlugin):
                     columns = columns[len(columns) - _residual(len(columns)) :]
                     rows = A[columns]
                     z = x @ rows.T  # (n, ..., r)
-                    lengths = rows.square().sum(1).mean() * energy
+                    lengths = rows.square().sum(1).amax() * energy
                     own = z.square().flatten(1).sum(1) / lengths.clamp(min=torch.finfo(y.dtype).tiny)
                     gate = (own / max(share, math.ulp(1.0))).clamp(max=1).view(-1, *[1] * (y.dim() - 1))
                     y[..., p.start : p.stop] += (gate - 1) * (z @ B[:, columns].T)

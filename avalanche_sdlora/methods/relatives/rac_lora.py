@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avalanche_sdlora.adapter.linear import adapters_of, projections_of
+from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.methods.penalties import random_subspace
 from avalanche_sdlora.methods.relatives.relative import ColumnsPlugin
@@ -24,13 +24,14 @@ class RACLoRAPlugin(ColumnsPlugin):
     parameters train as in LoRA, and only ``1 / links`` of these at a time.
 
     Args:
-        links: Number of links in a task, at most its rank. The equations of the paper could not be read; chosen here.
+        links: Number of links in a task; as many as the smallest rank where that is less. The equations of the paper
+            could not be read; chosen here.
         orthogonal: One ``A`` with orthogonal rows, the same for all tasks, as CL-LoRA has in its shared blocks, in
             place of random ones. Its rows have the length ``1 / sqrt(3)`` that random ones have on average.
         seed: Draws the orthogonal rows.
 
     Raises:
-        ValueError: ``links`` is below 1, or above the rank when training begins.
+        ValueError: ``links`` is below 1.
     """
 
     def __init__(self, links: int = 5, orthogonal: bool = False, seed: int = 0) -> None:
@@ -42,16 +43,8 @@ class RACLoRAPlugin(ColumnsPlugin):
         self.seed = seed
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Freezes the magnitudes and ``A``.
-
-        Raises:
-            ValueError: Some direction would have fewer columns than there are links.
-        """
+        """Freezes the magnitudes and ``A``."""
         super().before_training(strategy, **kwargs)
-        schedule, layers = strategy.model.config.schedule, len(adapters_of(strategy.model.backbone))
-        rank = min(schedule.rank(schedule.tasks[-1][0], i, layers) for i in range(layers))
-        if rank < self.links:
-            raise ValueError(f"links={self.links}: expected at most {rank}, the smallest rank of a direction")
         for p in projections_of(strategy.model):
             p.A.requires_grad_(False)
 
@@ -65,9 +58,10 @@ class RACLoRAPlugin(ColumnsPlugin):
 
     def turns(self, model: SDLoRAModel) -> int:
         """One for each link."""
-        return self.links
+        return max(1, min(self.links, *(len(p.A) for p in projections_of(model))))
 
-    def active(self, projection: Projection, index: int, turn: int) -> Tensor:
+    def active(self, projection: Projection, index: int, turn: int, turns: int) -> Tensor:
         """The columns of the link."""
-        link = torch.arange(len(projection.A), device=projection.A.device).tensor_split(self.links)[turn]
-        return torch.zeros(len(projection.A), dtype=torch.bool, device=projection.A.device).index_fill(0, link, True)
+        column = torch.arange(len(projection.A), device=projection.A.device)
+        link = column.tensor_split(turns)[turn]
+        return torch.isin(column, link)

@@ -79,8 +79,8 @@ class ColumnsPlugin(RelativePlugin):
         """The number of turns of a task."""
 
     @abstractmethod
-    def active(self, projection: Projection, index: int, turn: int) -> Tensor:
-        """Which columns ``(r,)`` of the model's ``index``-th projection train in a turn, counted from 0."""
+    def active(self, projection: Projection, index: int, turn: int, turns: int) -> Tensor:
+        """Which columns ``(r,)`` of the model's ``index``-th projection train in a turn, counted from 0, of ``turns``."""
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Takes the gradient away from columns that rest, and remembers where they are."""
@@ -95,7 +95,7 @@ class ColumnsPlugin(RelativePlugin):
         self._resting = []
         for i, p in enumerate(projections_of(strategy.model)):
             if len(p.A):
-                active = self.active(p, i, turn)
+                active = self.active(p, i, turn, turns)
                 for factor, moves in ((p.A, active[:, None]), (p.B, active)):
                     if factor.grad is not None:
                         factor.grad *= moves

@@ -42,7 +42,7 @@ class XGBLoRAPlugin(ColumnsPlugin):
         self._task, self._layers = int(model.experiences), len(projections)
         return max(1, *(len(p.A) for p in projections))
 
-    def active(self, projection: Projection, index: int, turn: int) -> Tensor:
+    def active(self, projection: Projection, index: int, turn: int, turns: int) -> Tensor:
         """Column number ``turn``, if the booster has chosen the projection and the direction has that many."""
         column = torch.arange(len(projection.A), device=projection.A.device) == turn
         return column if index in self._chosen(turn) else torch.zeros_like(column)
