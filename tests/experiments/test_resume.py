@@ -115,7 +115,8 @@ def learn(name, folder, kill=-1, *, killer=Kill, more=None):
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.resumable])
 def test_every_method_that_says_so_can_be_resumed(name, tmp_path):
     whole = learn(name, tmp_path / "whole")
-    for kill in (6, 7):  # in the second epoch, and in the second experience where there is one
+    # In the second epoch, and in the second experience where there is one that trains.
+    for kill in (6, 7)[: 1 + (name != "ranpac")]:
         with pytest.raises(KilledError):
             learn(name, tmp_path / "killed", kill)
     after = learn(name, tmp_path / "killed")

@@ -103,7 +103,7 @@ class PRoLoRAPlugin(RelativePlugin):
         for p in projections_of(strategy.model):
             if len(p.A) and p.A.grad is not None and p.B.grad is not None:
                 p.A.grad = tied_gradient(p.A.grad, self.chunks, self.unshared)
-                p.B.grad = tied_gradient(p.B.grad.T, self.chunks, self.unshared).T
+                p.B.grad = tied_gradient(p.B.grad.T, self.chunks, self.unshared).T.contiguous()
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Ties the chunks again, should the optimizer not treat every element alike."""
