@@ -38,8 +38,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     ``strategy.adapted_dataset`` in their evaluation transform. Evaluation changes nothing. An experience that fails,
     because the loss is not finite for instance, leaves model and optimizer as they were before it.
 
-    A plugin that has a method ``before_direction_ends(strategy)`` is called when an experience's training is over, before
-    ranks are reduced and a head in closed form learns: whatever changes the new direction must do so there.
+    A plugin that has a method ``before_direction_ends(strategy)`` is called when an experience's training is over,
+    before ranks are reduced and a head in closed form learns: whatever changes the new direction must do so there.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
 

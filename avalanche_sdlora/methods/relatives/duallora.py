@@ -19,8 +19,9 @@ class DualLoRAPlugin(RelativePlugin):
     """DualLoRA (Chen et al., arXiv 2411.00623): an orthogonal and a residual update, and a memory that scales.
 
     Of the columns of a direction the first half is the orthogonal update: its rows of ``A`` lie outside the subspace of
-    earlier tasks' inputs, as InfLoRA designs them. The other half is the residual one: its rows are the task's strongest
-    inputs that the first half leaves out, those of earlier tasks among them. ``A`` stays as designed, ``B`` trains.
+    earlier tasks' inputs, as InfLoRA designs them. The other half is the residual one: its rows are the strongest
+    inputs of the task that the first half leaves out, those of earlier tasks among them. ``A`` stays as designed, and
+    ``B`` trains.
 
     In ``strategy.eval`` the residual update of task ``k`` is scaled in each layer, for each sample, by::
 
@@ -61,7 +62,9 @@ class DualLoRAPlugin(RelativePlugin):
         super().before_training(strategy, **kwargs)
         config, layers = strategy.model.config, len(adapters_of(strategy.model.backbone))
         if config.head != "linear":
-            raise ValueError(f"head={config.head!r} with DualLoRAPlugin: it would learn unscaled features; use 'linear'")
+            raise ValueError(
+                f"head={config.head!r} with DualLoRAPlugin: it would learn features without their scale; use 'linear'"
+            )
         if min(config.schedule.rank(config.schedule.tasks[-1][0], i, layers) for i in range(layers)) < 2:
             raise ValueError(f"rank={config.rank} with DualLoRAPlugin: expected at least 2 in every layer")
         for p in projections_of(strategy.model):

@@ -16,9 +16,9 @@ from avalanche_sdlora.methods.relatives.relative import RelativePlugin, rate_of
 class GatedPlugin(RelativePlugin):
     """A direction ``B diag(g) A`` whose gate ``g (r,)`` trains beside the factors.
 
-    While a task is learned the gate is the ``scale`` of the direction's columns, whose gradient autograd gives. It steps
-    by the learning rate of the factors, without momentum. When the task ends it is multiplied into ``B``: files and
-    merged weights hold plain factors.
+    While a task is learned the gate is the ``scale`` of the direction's columns, whose gradient autograd gives. It
+    steps by the learning rate of the factors, without momentum. When the task ends it is multiplied into ``B``: files
+    and merged weights hold plain factors.
     """
 
     without: ClassVar[tuple[str, ...]] = ("path", "later_path")  # which measure steps of the factors alone

@@ -13,11 +13,11 @@ from avalanche_sdlora.methods.relatives.relative import RelativePlugin
 
 
 class LoRADropoutPlugin(RelativePlugin):
-    """LoRA Dropout (Lin et al., arXiv 2404.09610): Bernoulli masks on the input side of ``A`` and the output side of ``B``.
+    """LoRA Dropout (Lin et al., arXiv 2404.09610): Bernoulli masks on the inputs of ``A`` and the outputs of ``B``.
 
-    Each step learns with ``diag(m_out) B A diag(m_in)``; no mask lies on the rank. Masks are divided by ``1 - rate``, as
-    torch's dropout does, so that the expected update is the whole one: chosen here, since the equations of the paper
-    could not be read. One mask serves the whole batch.
+    Each step learns with ``diag(m_out) B A diag(m_in)``; no mask lies on the rank. Masks are divided by ``1 - rate``,
+    as torch's dropout does, so that the expected update is the whole one: chosen here, since the equations of the
+    paper could not be read. One mask serves the whole batch.
 
     Args:
         rate: Probability with which an input or an output is left out, at least 0 and below 1; 0.5 is chosen here.

@@ -73,8 +73,8 @@ class LoRAPMPlugin(RelativePlugin):
 
     In each step the present update is ``1``, ``1 + epsilon`` or ``1 - epsilon`` times itself, with a third of the
     probability each: an estimate of the loss with a penalty on its curvature along the update. When the task ends, the
-    update ``D_t`` is multiplied by the coefficient that makes the least of the sum of all tasks' losses, to second order
-    around the solution of each, ``theta_i``::
+    update ``D_t`` is multiplied by the coefficient that makes the least of the sum of all tasks' losses, to second
+    order around the solution of each, ``theta_i``::
 
         a_t = - sum_{i<=t} (W_{t-1} - theta_i)' F_i D_t / sum_{i<=t} D_t' F_i D_t,   theta_t = W_{t-1} + D_t
 

@@ -8,11 +8,11 @@ from avalanche_sdlora.methods.lora import LoRAPlugin
 
 
 class RanPACPlugin(LoRAPlugin):
-    """RanPAC (McDonnell et al., NeurIPS 2023, arXiv 2307.02251): the first task adapts, then a head in closed form learns.
+    """RanPAC (McDonnell et al., NeurIPS 2023, arXiv 2307.02251): the first task adapts, later ones solve a head.
 
     The first task trains one direction as LoRA does; the paper lets AdaptFormer, SSF or prompts do this. From the
-    second on no step is made: features stay, and the head ``"random_ridge"`` of the config, random ReLU units with ridge
-    regression, adds up its statistics. It chooses its penalty in its own way
+    second on no step is made: features stay, and the head ``"random_ridge"`` of the config, random ReLU units with
+    ridge regression, adds up its statistics. It chooses its penalty in its own way
     (:class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`); the paper's expansion is 10000.
     """
 

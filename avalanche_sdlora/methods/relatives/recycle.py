@@ -20,11 +20,11 @@ from avalanche_sdlora.model import SDLoRAModel
 class RecyclePlugin(RelativePlugin):
     """A warm start from adapters that exist, after LoRA Recycle (Hu et al., CVPR 2025, arXiv 2412.02220).
 
-    That paper makes one adapter of a pool, by meta-learning on images generated from each, so that few examples suffice
-    without training. Of this the reuse alone applies to a stream. The rows of a new ``A`` are the leading right singular
-    vectors of the sum of the updates in the bank, and of those in a pool of other models: the inputs that learning
-    has used most. Rows have the length ``1 / sqrt(3)`` that fresh ones have on average, ``B`` starts at 0 as always, and
-    rows for which the bank and the pool have no direction left start fresh.
+    That paper makes one adapter of a pool, by meta-learning on images generated from each, so that few examples
+    suffice without training. Of this the reuse alone applies to a stream. The rows of a new ``A`` are the leading right
+    singular vectors of the sum of the updates in the bank, and of those in a pool of other models: the inputs that
+    learning has used most. Rows have the length ``1 / sqrt(3)`` that fresh ones have on average, ``B`` starts at 0 as
+    always, and rows for which the bank and the pool have no direction left start fresh.
 
     Args:
         pool: Models that have learned other streams on a backbone of these shapes, e.g. what

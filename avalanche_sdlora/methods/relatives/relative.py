@@ -80,7 +80,7 @@ class ColumnsPlugin(RelativePlugin):
 
     @abstractmethod
     def active(self, projection: Projection, index: int, turn: int, turns: int) -> Tensor:
-        """Which columns ``(r,)`` of the model's ``index``-th projection train in a turn, counted from 0, of ``turns``."""
+        """Which columns ``(r,)`` of the model's ``index``-th projection train in turn number ``turn`` of ``turns``."""
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Takes the gradient away from columns that rest, and remembers where they are."""

@@ -16,8 +16,8 @@ class XGBLoRAPlugin(ColumnsPlugin):
 
     A booster trains a few steps, is merged, and the next one learns what is left. The boosters of a task are the ``r``
     columns of its direction, so that a direction of rank ``r`` is the sum of ``r`` of them; where a booster has not
-    chosen a layer its column stays 0. All boosters have equally many steps. The equations of the paper could not be read;
-    the share of layers is chosen here.
+    chosen a layer its column stays 0. All boosters have equally many steps. The equations of the paper could not be
+    read; the share of layers is chosen here.
 
     Args:
         share: Share of the projections that a booster trains, above 0 and at most 1; at least one does.

@@ -179,7 +179,10 @@ def test_incomplete_lists_and_trees_are_refused(tmp_path, file, content, message
         make_benchmark("domainnet", root=tmp_path, inputs=SMALL, n_experiences=1, strict=False)
 
 
-@pytest.mark.parametrize(("name", "classes", "tasks"), [("objectnet", 200, 10), ("omnibenchmark", 300, 10), ("vtab", 50, 5), ("cars", 196, 14)])
+@pytest.mark.parametrize(
+    ("name", "classes", "tasks"),
+    [("objectnet", 200, 10), ("omnibenchmark", 300, 10), ("vtab", 50, 5), ("cars", 196, 14)],
+)
 def test_a_data_set_of_lamda_pilot_divides_into_its_usual_tasks_and_missing_ones_say_what_to_get(
     tmp_path, name, classes, tasks
 ):

@@ -1,4 +1,4 @@
-"""What holds of every relative: it trains what it should, keeps old directions, and its model can be merged and saved."""
+"""What holds of every relative: it trains what it should, keeps old directions, and is merged and saved as it is."""
 
 import pytest
 import torch
