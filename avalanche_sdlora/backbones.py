@@ -15,6 +15,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, load_state_dict, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
+from avalanche_sdlora.downloads import DownloadError
 from avalanche_sdlora.near import did_you_mean
 
 __all__ = ["create_backbone"]
@@ -115,21 +116,6 @@ def create_backbone(
     if pretrained:
         setattr(model, _LOADED, configured_name(model))
     return model
-
-
-class DownloadError(RuntimeError):
-    """Pre-trained weights could not be fetched.
-
-    Attributes:
-        reason: Why, on one line.
-    """
-
-    def __init__(self, name: str, error: Exception) -> None:
-        self.reason = " ".join(str(error).split())[:300]
-        super().__init__(
-            f"The pretrained weights of name={name!r} could not be downloaded ({self.reason}). "
-            "Without a connection, pass a local file as weights=, or pretrained=False for random weights."
-        )
 
 
 def loaded_weights(model: torch.nn.Module) -> str | None:

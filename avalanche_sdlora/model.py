@@ -409,6 +409,22 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
             )
         return features.to(self.head.weight.dtype)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether activations of the backbone are computed again in the backward pass instead of being kept.
+
+        Training then needs much less memory, and about a third more time; gradients are the same.
+
+        Raises:
+            ValueError: The backbone is no model of timm that can do this.
+        """
+        setter = getattr(self.backbone, "set_grad_checkpointing", None)
+        try:
+            if setter is None:
+                raise AttributeError("it has no set_grad_checkpointing, as models of timm have")
+            setter(enable)
+        except (AttributeError, AssertionError, NotImplementedError) as error:  # timm's word for a model that cannot
+            raise ValueError(f"grad_checkpointing: not for a {type(self.backbone).__name__} ({error})") from error
+
     def _more(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the backbone takes beside ``x``: task labels, for the classifier of Avalanche's multi-task models."""
         labels = isinstance(self.backbone, MultiTaskModule)

@@ -1,11 +1,19 @@
-"""The benchmarks as Avalanche streams, made ready for the backbone that will see them."""
+"""The benchmarks as Avalanche streams, made ready for the backbone that will see them.
 
-from benchmarks.benchmark import Benchmark, benchmark_name, check_folder, export_split, make_benchmark
-from benchmarks.datasets import BENCHMARKS
-from benchmarks.images.files import Cache
-from benchmarks.images.split import Split
-from benchmarks.images.transforms import Augment, InputSpec, eval_transform, train_transform
-from benchmarks.streams import arrival_order, classes_per_experience, split_by_class, split_by_domain
+The names of this package are imported when they are first used, see :mod:`avalanche_sdlora`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.datasets import BENCHMARKS, benchmark_name
+from benchmarks.images.choices import Augment, Cache
+
+if TYPE_CHECKING:
+    from benchmarks.benchmark import Benchmark, check_folder, export_split, make_benchmark
+    from benchmarks.images.split import Split
+    from benchmarks.images.transforms import InputSpec, eval_transform, train_transform
+    from benchmarks.streams import arrival_order, classes_per_experience, split_by_class, split_by_domain
 
 __all__ = [
     "BENCHMARKS",
@@ -25,3 +33,24 @@ __all__ = [
     "split_by_domain",
     "train_transform",
 ]
+
+#: The modules of the names that are not imported above.
+_HOMES = {
+    "benchmark": ("Benchmark", "check_folder", "export_split", "make_benchmark"),
+    "images.split": ("Split",),
+    "images.transforms": ("InputSpec", "eval_transform", "train_transform"),
+    "streams": ("arrival_order", "classes_per_experience", "split_by_class", "split_by_domain"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name stands for (PEP 562), once."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

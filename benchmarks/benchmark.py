@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from avalanche.benchmarks import CLScenario
 
-from avalanche_sdlora.near import did_you_mean
-from benchmarks.datasets import BENCHMARKS
+from benchmarks.datasets import BENCHMARKS, benchmark_name
 from benchmarks.datasets.spec import BenchmarkSpec
-from benchmarks.images.files import Cache, check_cache
+from benchmarks.images.choices import Augment, Cache, check_augment, check_cache
 from benchmarks.images.split import Part, Split, some
-from benchmarks.images.transforms import Augment, InputSpec, check_augment
+from benchmarks.images.transforms import InputSpec
 from benchmarks.images.validation import check_fraction
 from benchmarks.streams import arrival_order, classes_per_experience, split_by_class, split_by_domain
 
@@ -200,19 +199,6 @@ def export_split(benchmark: Benchmark, path: str | os.PathLike[str]) -> None:
     if benchmark.split is None:
         raise ValueError(f"{benchmark.source}: these are not image files; their digest is {benchmark.digest}.")
     benchmark.split.save(path)
-
-
-def benchmark_name(name: str) -> str:
-    """The full name of a benchmark: a key of ``BENCHMARKS`` in any case, ``folder`` with ``:PATH`` behind it.
-
-    Raises:
-        ValueError: There is none; the message gives near matches.
-    """
-    kind, colon, path = name.partition(":")
-    if kind.lower() in BENCHMARKS and (kind.lower() == "folder" or not colon):
-        return kind.lower() + colon + path
-    names = ["folder:PATH" if known == "folder" else known for known in sorted(BENCHMARKS)]
-    raise ValueError(f"Unknown benchmark {name!r}: there are {', '.join(names)}{did_you_mean(kind.lower(), names)}")
 
 
 def _found(name: str, root: str | os.PathLike[str] | None) -> tuple[BenchmarkSpec, Path | None]:

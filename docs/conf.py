@@ -59,7 +59,7 @@ suppress_warnings = ["config.cache"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|np|numpy|avalanche|collections|os|pathlib|argparse|typing|datetime|PIL|timm)\..+"),
-    ("py:.*", "Any|Callable|Iterable|Iterator|Mapping|Optimizer|Part|Path|Self|Sequence|Tensor|T"),
+    ("py:.*", "Any|Callable|Iterable|Iterator|Mapping|Optimizer|Part|Path|Precision|Self|Sequence|Tensor|T"),
     ("py:.*", r"avalanche_sdlora\.processes\.collectives\.T|(tuple|dict)\[.*"),  # no names, but how types are written
 ]
 

@@ -76,7 +76,11 @@ class Machine:
         output: Folder for results.json, report.html, figures and TensorBoard events; a new one in runs/ by default.
         device: cpu, cuda, ..., or auto.
         workers: Number of processes that load images.
+        grad_checkpointing: Whether activations are computed again in the backward pass instead of being kept, which
+            takes less memory and more time.
         baselines: Whether the training-free baselines are measured too.
+        keep_features: Folder in which the frozen backbone's features, which the baselines need, are kept for other
+            runs, 1.5 GiB at most; by default nowhere, in a comparison in a folder of its own.
         figures: Figures and report: default; all, those too that need passes over the images of their own; or none.
     """
 
@@ -86,7 +90,9 @@ class Machine:
     output: str | None = None
     device: str = "auto"
     workers: int = 0
+    grad_checkpointing: bool = False
     baselines: bool = True
+    keep_features: str | None = None
     figures: Literal["default", "all", "none"] = "default"
 
 
@@ -108,6 +114,8 @@ class Arguments(Machine, Images, Training):
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.
         seed: Gives the class order and every random number.
+        evaluate: When the accuracy on all tasks seen is measured: every, after each task; final, after the last one
+            alone; or a number N, after each Nth task and the last. What was not measured has no figure.
         settings: Settings of SD-LoRA and of other methods by name: ``{"sdlora.rank": 8, "ewc.weight": 10.0}``.
     """
 
@@ -117,12 +125,19 @@ class Arguments(Machine, Images, Training):
     backbone: str | None = None
     weights: str | None = None
     seed: int = 0
+    evaluate: Literal["every", "final"] | int = "every"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The name of the data set where a person reads it: of a folder its own name, not where it is."""
         return dataset_title(self.dataset)
+
+    def evaluates(self, done: int, tasks: int) -> bool:
+        """Whether accuracy is measured once ``done`` of ``tasks`` tasks have been learned."""
+        if done == tasks or self.evaluate == "every":
+            return True
+        return self.evaluate != "final" and done % self.evaluate == 0
 
     def flat(self) -> dict[str, Any]:
         """Every argument by the name that it has on the command line, settings of methods among them."""

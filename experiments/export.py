@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
 from experiments.options.commandline import CommandLine, Option
@@ -17,7 +15,7 @@ from experiments.options.config_file import read_config, write_config
 
 LARGEST = 5_000_000  # bytes of all that is published together
 
-_WHERE = ("output", "data", "weights", "split", "class_order")
+_WHERE = ("output", "keep_features", "data", "weights", "split", "class_order")
 
 COMMAND = CommandLine(
     "python -m experiments.export",
@@ -42,6 +40,8 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
     Raises:
         ValueError: A folder holds no finished run, two have one name, or all together are larger than 5 MB.
     """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     names = [Path(run).resolve().name for run in runs]
     for run, name in zip(runs, names, strict=True):
         if not Path(run, "results.json").is_file():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from avalanche_sdlora import Checkpoint
+if TYPE_CHECKING:
+    from avalanche_sdlora import Checkpoint
 
 #: The exit status of a process that an interrupt has ended: 128 and the number of the signal.
 STATUS = 130

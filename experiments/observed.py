@@ -51,14 +51,14 @@ class Observer:
 
         Args:
             strategy: At the end of the stream.
-            reports: One for each experience, with what :meth:`report` gave under ``observed``.
+            reports: One for each experience, with what :meth:`report` gave under ``observed``, or None there.
             before: Number of moments at which nothing was measured, before the first report.
         """
-        solutions = self.solutions
+        solutions, measured = self.solutions, [report["observed"] for report in reports]
         return {
-            "task_known": [*([None] * before), *(report["observed"]["task_known"] for report in reports)],
-            "calibration_error": [report["observed"]["calibration_error"] for report in reports],
-            "reliability": _rounded(reports[-1]["observed"]["reliability"]),
+            "task_known": [*([None] * before), *(found["task_known"] if found else None for found in measured)],
+            "calibration_error": [found["calibration_error"] if found else None for found in measured],
+            "reliability": _rounded(measured[-1]["reliability"]),
             "confusion": confusion(self.predictions.found),
             "direction_sizes": _rounded(solutions.sizes),
             "distances": _rounded(solutions.distances),
@@ -66,7 +66,7 @@ class Observer:
             "residuals": _rounded(self.residuals.records),
             "seconds_by_phase": _rounded(self.costs.seconds),
             "images_per_second": _rounded(self.costs.rates),
-            "peak_memory_mb": round(self.costs.peak_memory_mb),
+            "peak_memory_mb": {kind: round(peak) for kind, peak in self.costs.peaks.items()},
         }
 
     def save_most_wrong(self, folder: Path, stream: Sequence[Any], inputs: InputSpec) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.metrics.stream import NAMES
 from benchmarks import InputSpec
 from experiments.figures.pictures import picture, specifications, write_svg
 from experiments.recipes import published, recipe_of
@@ -68,6 +69,7 @@ def results_of(
         "accuracy_matrix": matrix.rows(),
         "test_samples": matrix.samples.tolist(),
         **matrix.summary(),
+        "not_measured": [name for name in NAMES if name not in matrix.summary()],
         "baselines": {name: {"accuracy_matrix": found.rows(), **found.summary()} for name, found in baselines.items()},
         "class_accuracy": {names[int(label)]: accuracy for label, accuracy in last["class_accuracy"].items()},
         "calibration_error": last["calibration_error"],

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avalanche_sdlora import AdaptersInfo, SDLoRAModel, create_backbone, load_model, read_adapters
 from avalanche_sdlora.training.precision import autocast_dtype
-from benchmarks import BENCHMARKS, InputSpec, eval_transform
-from benchmarks.images.decode import decode_rgb
+from benchmarks import BENCHMARKS
 from experiments.arguments import Arguments
 from experiments.interruption import leave
 from experiments.options.commandline import CommandLine, Option
 from experiments.options.flags import in_flags
 from experiments.resolve import local_weights
+
+if TYPE_CHECKING:
+    from avalanche_sdlora import AdaptersInfo, SDLoRAModel
+    from benchmarks import InputSpec
 
 COMMAND = CommandLine(
     "python -m experiments.predict",
@@ -84,6 +83,14 @@ def predict(
         raise ValueError("images: none given; expected at least one file")
     if top < 1:
         raise ValueError(f"top={top}: expected at least 1")
+
+    import torch
+    from PIL import Image
+
+    from avalanche_sdlora import read_adapters
+    from benchmarks import eval_transform
+    from benchmarks.images.decode import decode_rgb
+
     info = read_adapters(adapters)
     # Images are read before the backbone is built, which may take long.
     pictures = [Image.fromarray(decode_rgb(path)) for path in images]
@@ -107,6 +114,11 @@ def predict(
 
 
 def _model(info: AdaptersInfo, adapters: str, weights: str | None, device: str) -> tuple[SDLoRAModel, InputSpec]:
+    import timm
+
+    from avalanche_sdlora import create_backbone, load_model
+    from benchmarks import InputSpec
+
     size = info.notes.get("image_size") if info.notes else info.image_size and info.image_size[0]
     name = info.backbone if "." in info.backbone else info.timm_name or info.backbone
     if not timm.is_model(name.partition(".")[0]):

@@ -9,11 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from avalanche_sdlora import RankSchedule, SDLoRAConfig
 from avalanche_sdlora.near import did_you_mean
-from avalanche_sdlora.training.optim import default_rate
 from avalanche_sdlora.training.precision import multiplies_bfloat16
 from benchmarks import benchmark_name
 from experiments.arguments import Arguments
@@ -92,30 +89,46 @@ def resolve(given: Arguments) -> Resolved:
         **method().own(),
     }
     found = {**last, **{name: value for name, value in recipe.items() if _has(method, name)}, **asked}
-    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    _check_machine(device, given.workers)
-    if found["precision"] == "auto":
-        found["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
-    arguments = Arguments.from_flat({**found, "dataset": dataset, "device": device})
+    arguments = Arguments.from_flat({**found, "dataset": dataset})
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"seed={arguments.seed}: expected a whole number from 0 to {2**32 - 1}")
+    if not isinstance(arguments.evaluate, str) and arguments.evaluate < 1:
+        raise ValueError(f"evaluate={arguments.evaluate}: expected every, final, or a whole number of at least 1")
     for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate"):
         number = getattr(arguments, name)
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number}: expected a number above 0")
-
+    if arguments.workers < 0:
+        raise ValueError(f"workers={arguments.workers}: expected a number of at least 0")
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})
-    made.plugins()  # refuses values out of range
     config = _config(_of_group(arguments.settings, "sdlora"), made)
-    if arguments.learning_rate is None:
-        arguments = dataclasses.replace(arguments, learning_rate=default_rate(config))
+    # Whatever is wrong with words and numbers has been said by now: torch is imported for the machine, and Avalanche
+    # for the plugins of a method with arguments of its own.
+    arguments = _on_machine(arguments, config)
+    if made.own():
+        made.plugins()  # refuses values out of range
     return Resolved(arguments, made, config)
 
 
-def _check_machine(device: str, workers: int) -> None:
-    """Refuse a device that is not there, and a number of processes that cannot be."""
-    if workers < 0:
-        raise ValueError(f"workers={workers}: expected a number of at least 0")
+def _on_machine(arguments: Arguments, config: SDLoRAConfig) -> Arguments:
+    """The arguments with a device that is there, its precision, and a learning rate."""
+    import torch
+
+    from avalanche_sdlora.training.optim import default_rate
+
+    device = arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
+    precision = arguments.precision
+    if precision == "auto":
+        precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
+    rate = default_rate(config) if arguments.learning_rate is None else arguments.learning_rate
+    return dataclasses.replace(arguments, device=device, precision=precision, learning_rate=rate)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    import torch
+
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from avalanche_sdlora.files import replacing
-from avalanche_sdlora.processes import size
 
 _PACKAGES = ("avalanche-lib", "avalanche-sdlora", "numpy", "timm", "torch", "torchvision")
 
@@ -34,6 +32,10 @@ def write_json(path: str | Path, data: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """The versions, the commit, the kind of machine and the number of threads that somebody needs to repeat a run."""
+    import torch
+
+    from avalanche_sdlora.processes import size
+
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

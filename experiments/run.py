@@ -1,50 +1,30 @@
-"""Train a method on a data set and report: ``python -m experiments.run digits``."""
+"""Train a method on a data set and report: ``python -m experiments.run digits``.
+
+What a command line says is read and refused here, before torch and Avalanche are imported for the run itself
+(:mod:`experiments.whole_run`), which takes many times as long.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-from avalanche.logging import BaseLogger, TensorboardLogger, TextLogger
-from avalanche.training.determinism.rng_manager import RNGManager
-from avalanche.training.plugins import EvaluationPlugin
-from torch import nn
-
-from avalanche_sdlora import Checkpoint, processes, save_adapters
-from avalanche_sdlora.backbones import create_backbone
-from avalanche_sdlora.metrics import AccuracyMatrix, experience_accuracies
-from avalanche_sdlora.persistence.eventfiles import rewind_events
-from benchmarks import InputSpec, check_folder, make_benchmark
+from experiments import launched
 from experiments.arguments import Arguments
-from experiments.baselines import frozen_baselines
-from experiments.costly import Costly
 from experiments.finished import check_output, finished
-from experiments.interruption import leave, stopped
-from experiments.methods import joined
-from experiments.observed import Observer
+from experiments.interruption import leave
 from experiments.options.commandline import Option
-from experiments.options.config_file import CONFIG, beside, config_of, read_config, write_config
+from experiments.options.config_file import CONFIG, beside, config_of, read_config
 from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
-from experiments.outcome import leave_figures, opening, results_of, show
-from experiments.predict import serving_notes
-from experiments.report.model_card import write_model_card
 from experiments.resolve import Resolved, resolve
-from experiments.results import write_json
-from experiments.terminal.log import logged
-from experiments.terminal.progress import Progress
 
-Verbosity = Literal["normal", "verbose", "quiet"]
+if TYPE_CHECKING:
+    from experiments.whole_run import Verbosity
 
 OPTIONS = [
     CONFIG,
@@ -84,216 +64,31 @@ def run(
         FloatingPointError: The loss became NaN or infinite.
         StoppedError: Ctrl-C was pressed; the message says what was kept.
     """
-    begun = time.perf_counter()
-    processes.start()
+    launched.join()
     resolved = _alike(resolve(arguments))
-    arguments, method = resolved.arguments, resolved.method
-    output = Path(str(arguments.output))
-    if arguments.figures == "all" and processes.several():
+    output = Path(str(resolved.arguments.output))
+    if resolved.arguments.figures == "all" and launched.several():
         raise ValueError("figures='all': for runs of one process; expected 'default' or 'none' for several")
     check_output(output)
     if (results := finished(resolved)) is not None:
         print(f"this run has finished: Acc {results['acc']:.2f}; results.json and all other files are in {output}")
         return results
-    # The notes gather the results; they are saved with every checkpoint.
-    checkpoint = Checkpoint(output, resolved.values())
-    notes = checkpoint.notes
-    clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
-    backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
-    model = method.model(backbone, resolved.config)  # the last thing that may be refused
-    with logged(output / "log.txt") if processes.is_first() else nullcontext():
-        train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
-        stream = joined(train) if method.joint else train
-        quiet = verbosity == "quiet"
-        if not quiet:
-            print(opening(resolved, benchmark.source, train, test))
-        observer = Observer(one_by_one=not method.joint)
-        progress = board = None
-        loggers: list[BaseLogger] = []
-        if processes.is_first():
-            write_config(output / "config.toml", resolved.values())
-            progress = Progress([len(e.dataset) for e in stream], int(arguments.epochs or 1), quiet=quiet)
-            board = TensorboardLogger(str(output / "tensorboard"))
-            loggers = [progress, board, *([TextLogger()] if verbosity == "verbose" else [])]
-            if not checkpoint.found:
-                rewind_events(board.writer, {})  # events of a run that was killed before its first checkpoint
-        evaluator = _evaluator(resolved, observer, loggers)
-        strategy = method.strategy(model, arguments, **loop_settings(arguments), evaluator=evaluator)
-        watch(strategy)
-        clock.lap("prepare")
-        if "baselines" not in notes:
-            found = _baselines(strategy, train, test, arguments.workers) if arguments.baselines else {}
-            notes["baselines"] = {
-                name: [matrix.rows(), matrix.samples.tolist(), matrix.balanced] for name, matrix in found.items()
-            }
-        clock.lap("baseline")
-        costly = None
-        if arguments.figures == "all" and not method.joint:
-            costly = Costly(strategy, train, test, arguments.workers, notes)
-        clock.lap("figures")
 
-        before = len(test) - len(stream)  # moments at which joint training measures nothing
-        rows: list[list[float] | None] = notes.setdefault("rows", [None] * before)
-        reports: list[dict[str, Any]] = notes.setdefault("reports", [])
-        checkpoint.before_saving = lambda: clock.lap("train")
-        try:
-            for experience in checkpoint.resume(strategy, stream) if method.resumable else stream:
-                strategy.train(experience, eval_streams=[], num_workers=arguments.workers)
-                clock.lap("train")
-                metrics = strategy.eval(test[: len(rows) + 1], num_workers=arguments.workers)
-                rows.append(experience_accuracies(metrics))
-                reports.append({**_reports(strategy.model), "observed": observer.report()})
-                clock.lap("evaluate")
-                if costly is not None:
-                    costly.after(len(reports), observer.solutions.solutions)
-                    clock.lap("figures")
-        except KeyboardInterrupt:
-            again = f"the same command with --output {output}"
-            raise stopped(checkpoint, len(stream), again, resumable=method.resumable) from None
-        finally:
-            if progress is not None:
-                progress.close()
+    from experiments.whole_run import make_run
 
-        observed = observer.results(strategy, reports, before)
-        if costly is not None:
-            observed |= costly.results(rows)
-        if board is None:  # the first process writes the files
-            return results_of(resolved, benchmark, inputs, strategy, notes, observed)
-        if arguments.figures != "none":
-            observed["most_wrong"] = observer.save_most_wrong(output / "figures", test, inputs)
-        results = results_of(resolved, benchmark, inputs, strategy, notes, observed)
-        show(results)
-        if method.frozen:
-            save_adapters(
-                strategy.model,
-                output / "adapters.safetensors",
-                class_names=benchmark.class_names,
-                notes=serving_notes(arguments, inputs),
-            )
-            write_model_card(output / "README.md", results)
-        clock.lap("figures")
-        leave_figures(output, results, board.writer)
-        write_json(output / "results.json", results)  # a folder that has it holds a finished run
-        checkpoint.remove()
-        print(f"results.json, adapters, figures and TensorBoard events are in {output}")
-    return results
-
-
-def prepare(
-    arguments: Arguments, check: Callable[[nn.Module], Any] = lambda backbone: None
-) -> tuple[nn.Module, InputSpec, Any]:
-    """Seed every generator and make the backbone, the specification of its inputs, and the benchmark.
-
-    Weights come last: whatever is wrong with images and settings is known before anything is fetched.
-
-    Args:
-        arguments: Resolved.
-        check: Called with a backbone without weights; raises what would be refused of the whole one.
-
-    Raises:
-        ValueError: An argument cannot be used.
-        RuntimeError: Weights or images are missing and cannot be downloaded.
-    """
-    check_folder(arguments.dataset, arguments.data)
-    RNGManager.set_random_seeds(arguments.seed)
-    # Measured: on a CPU the fused attention kernel makes a training step up to a third slower than plain products.
-    timm.layers.set_fused_attn(arguments.device != "cpu")
-    name, size = str(arguments.backbone), arguments.image_size
-    shape = _without_weights(name, size)
-    inputs = InputSpec.of(shape)
-    check(shape)
-    if arguments.normalization == "none":
-        inputs = dataclasses.replace(inputs, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    options = ("seed", "augment", "cache", "cache_mb", "validation", "split", "class_order", "strict")
-    benchmark = make_benchmark(
-        arguments.dataset,
-        inputs=inputs,
-        n_experiences=arguments.tasks,
-        root=arguments.data,
-        **{name: getattr(arguments, name) for name in options},
-    )
-    if benchmark.skipped:
-        print(f"{len(benchmark.skipped)} images cannot be read and are left out; results.json will name them")
-    RNGManager.set_random_seeds(arguments.seed)
-    return create_backbone(name, weights=arguments.weights, img_size=size), inputs, benchmark
-
-
-def _without_weights(name: str, size: int | None) -> nn.Module:
-    """The backbone with weights of no value, and of no memory where the architecture allows it."""
-    try:
-        with torch.device("meta"):
-            return create_backbone(name, pretrained=False, img_size=size)
-    except (RuntimeError, NotImplementedError):  # it computes with numbers while it is built
-        return create_backbone(name, pretrained=False, img_size=size)
-
-
-def loop_settings(arguments: Arguments) -> dict[str, Any]:
-    """The arguments of Avalanche's training loop, from resolved arguments."""
-    return {
-        "train_mb_size": int(arguments.batch_size or 1),
-        "train_epochs": int(arguments.epochs or 1),
-        "eval_mb_size": 128,
-        "device": arguments.device,
-    }
+    return make_run(resolved, experiences=experiences, watch=watch, verbosity=verbosity)
 
 
 def _alike(resolved: Resolved) -> Resolved:
     """The same output folder in all processes, each of which may have named it by a time of its own."""
-    output = processes.first_object(resolved.arguments.output)
+    output = launched.of_first(resolved.arguments.output)
     return dataclasses.replace(resolved, arguments=dataclasses.replace(resolved.arguments, output=output))
-
-
-def _evaluator(resolved: Resolved, observer: Observer, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
-    return EvaluationPlugin(
-        accuracy_metrics(epoch=True, experience=True, stream=True),
-        loss_metrics(epoch=True, experience=True, stream=True),
-        *resolved.method.metrics(),
-        *observer.metrics,
-        loggers=list(loggers),
-    )
-
-
-def _baselines(strategy: Any, train: Sequence[Any], test: Sequence[Any], workers: int) -> dict[str, AccuracyMatrix]:
-    """The accuracies of the training-free classifiers, by name."""
-    return frozen_baselines(
-        strategy.model.to(strategy.device).eval().features,
-        train,
-        test,
-        batch_size=128,
-        device=strategy.device,
-        num_workers=workers,
-    )
-
-
-def _reports(model: Any) -> dict[str, Any]:
-    """The reports of a model after an experience."""
-    return {
-        "magnitudes": model.magnitude_report(),
-        "parameters": model.parameter_report(),
-        "reductions": [dataclasses.asdict(record) for record in model.reductions],
-        "decisions": model.decision,
-    }
-
-
-class _Stopwatch:
-    """Wall-clock seconds by phase, added to those in ``seconds``, from the moment ``begun`` on."""
-
-    def __init__(self, seconds: dict[str, float], begun: float) -> None:
-        self.seconds = seconds
-        self._last = begun
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        for name in (phase, "total"):
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 def main() -> None:
     """The command line; of several processes, the first speaks."""
     try:
-        processes.start()
-        if not processes.is_first():
+        if not launched.join():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
         values = read_config(path) if (path := config_of(sys.argv[1:])) else {}
         given = COMMAND.parse(known=values)
@@ -303,10 +98,10 @@ def main() -> None:
             raise ValueError("--verbose and --quiet: expected one of them")
         run(Arguments.from_flat(given), verbosity=chosen[0] if chosen else "normal")  # type: ignore[arg-type]
     except KeyboardInterrupt as interrupt:
-        processes.last_words(interrupt)
+        launched.last_words(interrupt)
         leave(interrupt)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        processes.last_words(error)
+        launched.last_words(error)
         sys.exit(f"error: {in_flags(error)}")
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import experiments.run
+import experiments.whole_run
 from avalanche_sdlora import Checkpoint
 from experiments.arguments import Arguments
 
@@ -61,7 +62,7 @@ def killed(pid, moment):
 def main(folder, seed, kills):
     """One uninterrupted run in FOLDER/whole; one in FOLDER/killed that is killed up to ``kills`` times."""
     # Checkpoints at every possible moment, though a run so short would leave most of them out.
-    experiments.run.Checkpoint = partial(Checkpoint, share=1.0)
+    experiments.whole_run.Checkpoint = partial(Checkpoint, share=1.0)
     output, draw, count = folder / "killed", random.Random(seed), 0
     begun = time.monotonic()
     assert not killed(start(folder / "whole"), lambda: False)

@@ -24,6 +24,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
 
 import experiments.run
+import experiments.whole_run
 from avalanche_sdlora import Checkpoint, processes
 from tests.together import stat_of
 
@@ -171,7 +172,7 @@ def failing(where, error):
 
 def main(folder, seed):
     SubprocessHandler._popen = start_process
-    experiments.run.Checkpoint = partial(Checkpoint, share=1.0)
+    experiments.whole_run.Checkpoint = partial(Checkpoint, share=1.0)
     draw, found = random.Random(seed), {}
 
     def run(name, size, output, **settings):

@@ -27,17 +27,18 @@ class StreamAccuracy(PluginMetric[dict[str, float]]):
 
     The row of the accuracy matrix after ``n`` training experiences is that of the test experiences ``0 .. n - 1``;
     later ones, whose classes have not been seen, do not count. An evaluation that leaves out one of them, or lies
-    inside training, or comes a second time, emits nothing. The formulas are those of
-    :class:`avalanche_sdlora.metrics.AccuracyMatrix`.
+    inside training, or comes a second time, emits nothing. Once an experience was followed by no evaluation of all, its
+    row is missing, and from then on there are ``Mean_Acc`` and ``Pooled_Acc`` alone: the others need every row. The
+    formulas are those of :class:`avalanche_sdlora.metrics.AccuracyMatrix`.
 
     Attributes:
-        rows: The rows of the accuracy matrix so far, percent.
+        rows: The rows of the accuracy matrix so far, percent; None where nothing was measured.
         samples: The number of test samples by experience.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[list[float]] = []
+        self.rows: list[list[float] | None] = []
         self.samples: list[int] = []
         self._hits: dict[int, list[int]] = {}  # right ones and all, by experience
         self._trains = False
@@ -72,8 +73,9 @@ class StreamAccuracy(PluginMetric[dict[str, float]]):
         """Close the row, and emit the summary."""
         trained = strategy.clock.train_exp_counter
         counted = [self._hits.get(i) for i in range(trained)]
-        if self._trains or len(self.rows) + 1 != trained or None in counted:
+        if self._trains or trained <= len(self.rows) or None in counted:
             return []
+        self.rows += [None] * (trained - 1 - len(self.rows))
         self.rows.append([100 * right / seen for right, seen in filter(None, counted)])
         self.samples = [seen for _, seen in filter(None, counted)]
         x = strategy.clock.train_iterations

@@ -1,4 +1,7 @@
-"""The precision of the forward pass, and which one a device computes fast in."""
+"""The precision of the forward pass, and which one a device computes fast in.
+
+A command line names the precisions, so that torch is imported only where a device is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import logging
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger("avalanche_sdlora")
 
@@ -36,6 +40,8 @@ def autocast_dtype(precision: Precision, device: str | torch.device) -> torch.dt
     check_precision(precision)
     if precision == "float32":
         return None
+    import torch
+
     native = multiplies_bfloat16(device)
     if precision == "bfloat16" and not native:
         _warn_of_emulation(torch.device(device).type)
@@ -58,6 +64,8 @@ def multiplies_bfloat16(device: str | torch.device) -> bool:
     Those of a CPU are AVX512-BF16 or AMX, or Arm's BF16 extension; those of a GPU of NVIDIA came with its compute
     capability 8.0.
     """
+    import torch
+
     device = torch.device(device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -68,6 +76,8 @@ def multiplies_bfloat16(device: str | torch.device) -> bool:
 
 @cache
 def _cpu_multiplies_bfloat16() -> bool:
+    import torch
+
     if platform.machine() in ("x86_64", "AMD64"):
         known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
         return any(ask() for ask in known if ask is not None)

@@ -1,34 +1,64 @@
-"""The data sets, a file each."""
+"""The data sets, a file each or for all that one code hands on, which is imported when its data set is asked for."""
 
 from __future__ import annotations
 
-from benchmarks.datasets.cifar100 import SPLIT_CIFAR100
-from benchmarks.datasets.cub200 import SPLIT_CUB200
-from benchmarks.datasets.digits import SPLIT_DIGITS
-from benchmarks.datasets.domainnet import DOMAINNET_BY_DOMAIN, SPLIT_DOMAINNET
-from benchmarks.datasets.folder import SPLIT_FOLDER
-from benchmarks.datasets.imagenet_a import SPLIT_IMAGENET_A
-from benchmarks.datasets.imagenet_r import SPLIT_IMAGENET_R
-from benchmarks.datasets.lamda_pilot import SPLIT_CARS, SPLIT_OBJECTNET, SPLIT_OMNIBENCHMARK, SPLIT_VTAB
-from benchmarks.datasets.omniglot import SPLIT_OMNIGLOT
-from benchmarks.datasets.spec import BenchmarkSpec
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-BENCHMARKS: dict[str, BenchmarkSpec] = {
-    spec.name: spec
-    for spec in (
-        SPLIT_CARS,
-        SPLIT_CIFAR100,
-        SPLIT_CUB200,
-        SPLIT_DIGITS,
-        SPLIT_DOMAINNET,
-        DOMAINNET_BY_DOMAIN,
-        SPLIT_FOLDER,
-        SPLIT_IMAGENET_A,
-        SPLIT_IMAGENET_R,
-        SPLIT_OBJECTNET,
-        SPLIT_OMNIBENCHMARK,
-        SPLIT_OMNIGLOT,
-        SPLIT_VTAB,
-    )
+from avalanche_sdlora.near import did_you_mean
+
+if TYPE_CHECKING:
+    from benchmarks.datasets.spec import BenchmarkSpec
+
+#: The module of each data set, and the name that its description has there.
+_HOMES = {
+    "cars": ("lamda_pilot", "SPLIT_CARS"),
+    "cifar100": ("cifar100", "SPLIT_CIFAR100"),
+    "cub200": ("cub200", "SPLIT_CUB200"),
+    "digits": ("digits", "SPLIT_DIGITS"),
+    "domainnet": ("domainnet", "SPLIT_DOMAINNET"),
+    "domainnet_domains": ("domainnet", "DOMAINNET_BY_DOMAIN"),
+    "folder": ("folder", "SPLIT_FOLDER"),
+    "imagenet_a": ("imagenet_a", "SPLIT_IMAGENET_A"),
+    "imagenet_r": ("imagenet_r", "SPLIT_IMAGENET_R"),
+    "objectnet": ("lamda_pilot", "SPLIT_OBJECTNET"),
+    "omnibenchmark": ("lamda_pilot", "SPLIT_OMNIBENCHMARK"),
+    "omniglot": ("omniglot", "SPLIT_OMNIGLOT"),
+    "vtab": ("lamda_pilot", "SPLIT_VTAB"),
 }
+
+
+class _Benchmarks(Mapping[str, "BenchmarkSpec"]):
+    """The descriptions by name; names alone import no data set, and with it no torch."""
+
+    def __getitem__(self, name: str) -> BenchmarkSpec:
+        module, attribute = _HOMES[name]
+        spec: BenchmarkSpec = getattr(import_module(f"{__name__}.{module}"), attribute)
+        return spec
+
+    def __contains__(self, name: object) -> bool:
+        return name in _HOMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HOMES)
+
+    def __len__(self) -> int:
+        return len(_HOMES)
+
+
+BENCHMARKS: Mapping[str, BenchmarkSpec] = _Benchmarks()
 """Every benchmark by its name."""
+
+
+def benchmark_name(name: str) -> str:
+    """The full name of a benchmark: a key of ``BENCHMARKS`` in any case, ``folder`` with ``:PATH`` behind it.
+
+    Raises:
+        ValueError: There is none; the message gives near matches.
+    """
+    kind, colon, path = name.partition(":")
+    if kind.lower() in BENCHMARKS and (kind.lower() == "folder" or not colon):
+        return kind.lower() + colon + path
+    names = ["folder:PATH" if known == "folder" else known for known in sorted(BENCHMARKS)]
+    raise ValueError(f"Unknown benchmark {name!r}: there are {', '.join(names)}{did_you_mean(kind.lower(), names)}")

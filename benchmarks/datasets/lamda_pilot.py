@@ -3,8 +3,8 @@
 They are from Zhou et al., "Revisiting Class-Incremental Learning with Pre-Trained Models", IJCV 2024 (arXiv
 2303.07338): 200 classes of ObjectNet (Barbu et al., 2019), 300 of OmniBenchmark (Zhang et al., 2022), and 50 of
 five data sets of VTAB (Zhai et al., 2019), ten of each. Stanford Cars (Krause et al., 2013) has its published parts
-in the same layout, ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``. Labels are the classes by name, as there; so an order of
-labels of theirs, ``numpy.random.RandomState(1993).permutation(classes)``, is an order here
+in the same layout, ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``. Labels are the classes by name, as there; so an
+order of labels of theirs, ``numpy.random.RandomState(1993).permutation(classes)``, is an order here
 (``make_benchmark(..., class_order="order.npy")``).
 """
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from benchmarks.images.choices import Augment
 from benchmarks.images.files import ImageFiles
 from benchmarks.images.memory import ImagesInMemory
 from benchmarks.images.split import Split
-from benchmarks.images.transforms import Augment
 
 
 class FindImages(Protocol):

@@ -6,18 +6,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torchvision.transforms import v2
 
 from benchmarks.images.cache import CachedImages
+from benchmarks.images.choices import Augment, Cache
 from benchmarks.images.prepared import PreparedImages, describe
 from benchmarks.images.readable import cache_folder, look_at
 from benchmarks.images.split import Split, SplitImage, some
 from benchmarks.images.store import ImageStore
-from benchmarks.images.transforms import Augment, InputSpec, eval_transform, train_transform
-
-Cache = Literal["disk"]
+from benchmarks.images.transforms import InputSpec, eval_transform, train_transform
 
 _CACHE_MB = 32 * 1024
 
@@ -127,17 +126,3 @@ class ImageFiles:
             )
         note = "" if cache is None else f", reduced to at most {shorter_side} pixels on the shorter side"
         return PreparedImages(data[0], data[1], train_transform(inputs, augment), fixed, note)
-
-
-def check_cache(cache: str | None, cache_mb: float | None) -> None:
-    """Refuse a cache that cannot be.
-
-    Raises:
-        ValueError: ``cache`` is unknown, or ``cache_mb`` not above 0 or without a cache.
-    """
-    if cache is None and cache_mb is not None:
-        raise ValueError(f"cache_mb={cache_mb} limits a cache; choose cache=disk.")
-    if cache is not None and cache not in get_args(Cache):
-        raise ValueError(f"cache={cache!r}: expected disk, from which the system reads as fast as from memory.")
-    if cache_mb is not None and not cache_mb > 0:
-        raise ValueError(f"cache_mb={cache_mb}: expected a number above 0.")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from benchmarks.images.choices import Augment
 from benchmarks.images.prepared import PreparedImages, describe
-from benchmarks.images.transforms import Augment, InputSpec, eval_transform, random_flip, train_transform
+from benchmarks.images.transforms import InputSpec, eval_transform, random_flip, train_transform
 from benchmarks.images.validation import held_out
 
 # Above this, prepared images (float32, both parts) would crowd the memory of a small machine.

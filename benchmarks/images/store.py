@@ -1,10 +1,12 @@
-"""Where decoded images are kept: one LMDB database in a folder, of bounded size, for several processes at a time."""
+"""Where decoded images and features are kept: one LMDB database in a folder, of bounded size, for several processes."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import lmdb
 import numpy as np
@@ -15,21 +17,25 @@ _HEADER = 8  # bytes: height and width as 32-bit numbers
 _SMALLEST = 2**16  # bytes of a database that holds no more than its own pages
 
 
-class ImageStore:
-    """Keeps images by a key that changes with everything they are made from.
+class Store:
+    """Keeps bytes by a key that changes with everything they are made from.
 
-    LMDB writes an image whole or not at all, also when a process is killed, and lets any number of processes read
-    while one writes. Images are not flushed to the disk one by one (ten times slower), so that a crash of the *machine*
-    may damage the database; a damaged one is refused by name. The folder may be deleted whenever no run uses it.
+    LMDB writes an entry whole or not at all, also when a process is killed, and lets any number of processes read
+    while one writes. Entries are not flushed to the disk one by one (ten times slower), so that a crash of the
+    *machine* may damage the database; a damaged one is refused by name. The folder may be deleted whenever no run uses
+    it.
 
     Args:
         folder: The folder of the database. It must be on a local file system, as LMDB requires.
-        limit_mb: The size of the database in MiB at most. It takes no further images when it is full. Where runs with
+        limit_mb: The size of the database in MiB at most. It takes no further entries when it is full. Where runs with
             different limits share a folder, the largest holds.
 
     Raises:
         ValueError: The limit is not above 0, or the folder cannot be used.
     """
+
+    #: What an entry is.
+    KIND: ClassVar = "entry"
 
     def __init__(self, folder: str | os.PathLike[str], limit_mb: float) -> None:
         if not limit_mb > 0:
@@ -41,21 +47,16 @@ class ImageStore:
             self._environment()
         except (OSError, lmdb.Error) as error:
             raise ValueError(
-                f"The image cache {self._folder} cannot be used: {error}. If it is damaged, delete the folder."
+                f"The {self.KIND} cache {self._folder} cannot be used: {error}. If it is damaged, delete the folder."
             ) from error
 
-    def get(self, key: bytes) -> Pixels | None:
-        """A copy of the image ``(H, W, 3)``, or None."""
+    def read(self, key: bytes) -> bytes | None:
+        """What is kept by the key, or None."""
         if not self._gives:
             return None
         try:
-            with self._environment().begin(buffers=True) as transaction:
-                entry = transaction.get(key)
-                if entry is None:
-                    return None
-                data = np.frombuffer(entry, np.uint8)
-                height, width = data[:_HEADER].view("<u4").tolist()
-                return data[_HEADER:].reshape(height, width, 3).copy()
+            with self._environment().begin() as transaction:
+                return transaction.get(key)
         except lmdb.MapResizedError:  # another run has a larger limit
             self._environment().set_mapsize(0)
         except lmdb.Error as error:
@@ -63,13 +64,14 @@ class ImageStore:
             self._warn("gives", error)
         return None
 
-    def put(self, key: bytes, pixels: Pixels) -> None:
-        """Keep the image ``(H, W, 3)`` if there is room; one that is there already stays."""
+    def write(self, entries: Mapping[bytes, bytes]) -> None:
+        """Keep entries by their keys, all of them or none, if there is room; those that are there already stay."""
         if not self._takes:
             return
         try:
             with self._environment().begin(write=True) as transaction:
-                transaction.put(key, np.array(pixels.shape[:2], "<u4").tobytes() + pixels.tobytes(), overwrite=False)
+                for key, entry in entries.items():
+                    transaction.put(key, entry, overwrite=False)
         except lmdb.MapFullError:
             self._takes = False
         except lmdb.MapResizedError:
@@ -79,13 +81,32 @@ class ImageStore:
             self._warn("takes", error)
 
     def _warn(self, what: str, error: Exception) -> None:
-        warnings.warn(f"The image cache {self._folder} {what} no more images: {error}.", stacklevel=3)
+        warnings.warn(f"The {self.KIND} cache {self._folder} {what} no more {self.KIND}s: {error}.", stacklevel=3)
 
     def _environment(self) -> lmdb.Environment:
         environment = _environment(self._folder)
         if environment.info()["map_size"] < self._limit:
             environment.set_mapsize(self._limit)
         return environment
+
+
+class ImageStore(Store):
+    """Keeps decoded images."""
+
+    KIND = "image"
+
+    def get(self, key: bytes) -> Pixels | None:
+        """A copy of the image ``(H, W, 3)``, or None."""
+        entry = self.read(key)
+        if entry is None:
+            return None
+        data = np.frombuffer(entry, np.uint8)
+        height, width = data[:_HEADER].view("<u4").tolist()
+        return data[_HEADER:].reshape(height, width, 3).copy()
+
+    def put(self, key: bytes, pixels: Pixels) -> None:
+        """Keep the image ``(H, W, 3)`` if there is room; one that is there already stays."""
+        self.write({key: np.array(pixels.shape[:2], "<u4").tobytes() + pixels.tobytes()})
 
 
 # A process may have one handle of a database, and must not use the one that it inherited when it was forked.

@@ -7,16 +7,15 @@ default taken from ImageNet: a :class:`InputSpec` is read from the model or stat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from timm.data import resolve_data_config
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
+from benchmarks.images.choices import Augment, check_augment
 from benchmarks.images.threads import one_thread
-
-Augment = Literal["paper", "flip", "none"]
 
 # Resize to 256, crop to 224: the proportion of the published test transform, kept at other sizes.
 _RESIZE_OVER_CROP = 256 / 224
@@ -126,12 +125,6 @@ def eval_transform(spec: InputSpec, *, crop: bool) -> v2.Transform:
 def random_flip() -> v2.Transform:
     """The horizontal flip of training, half of the time; for images before or after normalisation."""
     return v2.RandomHorizontalFlip(0.5)
-
-
-def check_augment(augment: str) -> None:
-    """Refuse a name that is no :data:`Augment`."""
-    if augment not in get_args(Augment):
-        raise ValueError(f"Unknown augmentation {augment!r}; one of {', '.join(get_args(Augment))}.")
 
 
 def _pipeline(spec: InputSpec, *steps: v2.Transform) -> v2.Transform:

@@ -16,15 +16,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from avalanche_sdlora.near import did_you_mean
 from experiments.compare.cluster import Launcher, parse_settings, run_as_jobs
 from experiments.compare.folder import remember_order
 from experiments.compare.grid import Cell, plan, read_grid
-from experiments.compare.tables import write_comparison
 from experiments.finished import check_output
 from experiments.interruption import StoppedError, leave
+from experiments.launched import several
 from experiments.options.commandline import Option
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
@@ -129,6 +127,8 @@ def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
+        import torch
+
         return [str(i) for i in range(torch.cuda.device_count())]
     return [name.strip() for name in named.split(",") if name.strip()]
 
@@ -143,7 +143,7 @@ def main() -> None:
     """The command line."""
     failures: list[str] = []
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if several():
             raise ValueError("several processes: a comparison shares out its cells itself; start it without torchrun")
         given = COMMAND.parse()
         own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
@@ -162,6 +162,8 @@ def main() -> None:
             cells = plan(own["streams"], chosen, own.get("seeds", [0]), output, given)
             settings = parse_settings(own.get("submit", []))
             failures = compare(cells, output, jobs, own.get("launcher", "processes"), settings)
+        from experiments.compare.tables import write_comparison  # with it what draws, which takes its time
+
         write_comparison(str(output))
     except KeyboardInterrupt as interrupt:
         leave(interrupt)

@@ -169,10 +169,11 @@ def plan(
                 if both:
                     raise ValueError(f"{method}: the grid and the command line both set {', '.join(sorted(both))}")
                 folder = cell_folder(output, stream, method, seed)
-                # One measurement of the training-free baselines serves every method.
+                # One measurement of the training-free baselines serves every method, and its features other seeds.
+                usual = {"baselines": i == 0, "keep_features": str(Path(output, "features"))}
                 own = {"dataset": stream, "seed": seed, "output": str(folder)}
                 try:
-                    resolved = resolve(Arguments.from_flat({"baselines": i == 0, **overrides, **settings, **own}))
+                    resolved = resolve(Arguments.from_flat({**usual, **overrides, **settings, **own}))
                 except ValueError as error:
                     raise ValueError(f"{stream}, {method}: {error}") from error
                 cells.append(Cell(stream, method, resolved))

@@ -10,6 +10,7 @@ from typing import Any
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
 from experiments.compare.folder import cell_folder, collect
+from experiments.report.one_run import NOT_MEASURED
 from experiments.report.page import write_report
 from experiments.summary import COMPARED, MEASURES, Estimate, Row, summarize
 
@@ -61,7 +62,9 @@ def markdown(rows: Sequence[Row]) -> str:
         lines += [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
         for row in (row for row in rows if row.stream == stream):
             cells = [row.method, str(len(row.seeds) or "")]
-            cells += [_text(row.values.get(key)) for key in MEASURES]
+            cells += [
+                _text(row.values.get(key)) or ("" if row.kind == "published" else NOT_MEASURED) for key in MEASURES
+            ]
             cells += [_difference(row.differences.get(key)) for key in COMPARED]
             cells += [_text(row.values.get("gap"), 0)]
             cells += [_text(row.values.get(key), 0, plain=True) for key in ("parameters", "seconds")]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalanche.core import BasePlugin
-from avalanche.evaluation import PluginMetric
-
-from avalanche_sdlora.methods import CLoRAPlugin, NLoRAPlugin, OLoRAPlugin
-from avalanche_sdlora.methods.inflora import InfLoRAPlugin
-from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
 from experiments.methods.method import Method
+
+if TYPE_CHECKING:
+    from avalanche.core import BasePlugin
+    from avalanche.evaluation import PluginMetric
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,8 @@ class SDLoRA(Method):
 
     def metrics(self) -> list[PluginMetric[Any]]:
         """Magnitudes, numbers of parameters and reductions."""
+        from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
+
         return [*magnitude_metrics(), *parameter_metrics(), *reduction_metrics()]
 
 
@@ -38,6 +38,8 @@ class OLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The penalty on the overlap."""
+        from avalanche_sdlora import OLoRAPlugin
+
         return [OLoRAPlugin(self.weight)]
 
 
@@ -54,6 +56,8 @@ class NLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The penalty on the elements."""
+        from avalanche_sdlora import NLoRAPlugin
+
         return [NLoRAPlugin(self.weight)]
 
 
@@ -70,6 +74,8 @@ class CLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The penalty on the energy."""
+        from avalanche_sdlora import CLoRAPlugin
+
         return [CLoRAPlugin(self.weight)]
 
 
@@ -86,4 +92,6 @@ class InfLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The plugin that designs a direction's input side before it trains."""
+        from avalanche_sdlora import InfLoRAPlugin
+
         return [InfLoRAPlugin(self.threshold)]

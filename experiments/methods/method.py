@@ -6,24 +6,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from avalanche.core import BasePlugin
-from avalanche.evaluation import PluginMetric
-from torch import nn
-
-from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
-from avalanche_sdlora.config import PUBLISHED_TRAINING
-from avalanche_sdlora.metrics import parameter_metrics
+from avalanche_sdlora.config import PUBLISHED_TRAINING, SDLoRAConfig
 from experiments.arguments import Arguments
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+if TYPE_CHECKING:
+    import torch
+    from avalanche.core import BasePlugin
+    from avalanche.evaluation import PluginMetric
+    from torch import nn
+
+    from avalanche_sdlora import SDLoRAModel, SDLoRAStrategy
 
 #: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
 SHARED = frozenset(
@@ -79,6 +73,8 @@ class Method:
         Raises:
             ValueError: A setting does not fit the backbone.
         """
+        from avalanche_sdlora import SDLoRAModel
+
         return SDLoRAModel(backbone, config)
 
     def plugins(self) -> list[BasePlugin[Any]]:
@@ -91,6 +87,8 @@ class Method:
 
     def metrics(self) -> list[PluginMetric[Any]]:
         """Metrics for the loggers, beside accuracy and loss."""
+        from avalanche_sdlora.metrics import parameter_metrics
+
         return parameter_metrics()
 
     def rates(self, arguments: Arguments) -> dict[str, float | None]:
@@ -105,6 +103,8 @@ class Method:
             arguments: Resolved.
             **settings: Keyword arguments of Avalanche's ``SupervisedTemplate``.
         """
+        from avalanche_sdlora import SDLoRAStrategy
+
         return SDLoRAStrategy(
             model=model,
             optimizer=self._optimizer(arguments),
@@ -114,10 +114,12 @@ class Method:
         )
 
     def _optimizer(self, arguments: Arguments) -> Callable[..., torch.optim.Optimizer]:
-        rates = self.rates(arguments)
+        from torch.optim import SGD, Adam, AdamW
+
+        rates, name = self.rates(arguments), arguments.optimizer or "sgd"
 
         def make(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
             groups = [{**group, "lr": rates.get(group["name"]) or arguments.learning_rate} for group in groups]
-            return OPTIMIZERS[arguments.optimizer or "sgd"](groups)
+            return {"adam": Adam, "adamw": AdamW}[name](groups) if name != "sgd" else SGD(groups, momentum=0.9)
 
         return make

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalanche.core import BasePlugin
-from avalanche.training.plugins import EWCPlugin, ReplayPlugin
-
-from avalanche_sdlora.methods.lora import LoRAPlugin
-from avalanche_sdlora.methods.lwf import LwFPlugin
 from experiments.methods.method import Method
+
+if TYPE_CHECKING:
+    from avalanche.core import BasePlugin
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,8 @@ class LoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The plugin that takes SD-LoRA's normalisation away."""
+        from avalanche_sdlora import LoRAPlugin
+
         return [LoRAPlugin()]
 
 
@@ -44,6 +44,8 @@ class EWC(LoRA):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """Avalanche's plugin; its "separate" mode would keep two copies of the whole network for every experience."""
+        from avalanche.training.plugins import EWCPlugin
+
         return [*super().plugins(), EWCPlugin(self.weight, mode="online", decay_factor=1.0)]
 
 
@@ -60,6 +62,8 @@ class LwF(LoRA):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """Distillation from the model before the experience."""
+        from avalanche_sdlora import LwFPlugin
+
         return [*super().plugins(), LwFPlugin(self.alpha)]
 
 
@@ -76,4 +80,6 @@ class Replay(LoRA):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """Avalanche's plugin."""
+        from avalanche.training.plugins import ReplayPlugin
+
         return [*super().plugins(), ReplayPlugin(self.memory)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalanche.core import BasePlugin
-
-from avalanche_sdlora.config import PUBLISHED_TRAINING
-from avalanche_sdlora.methods import relatives
+from avalanche_sdlora.config import PUBLISHED_TRAINING, RANPAC
 from experiments.methods.method import SHARED, Method
+
+if TYPE_CHECKING:
+    from avalanche.core import BasePlugin
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class SoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The gates."""
-        return [relatives.SoRAPlugin(self.threshold)]
+        from avalanche_sdlora.methods.relatives import SoRAPlugin
+
+        return [SoRAPlugin(self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class LoRADropout(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The masks."""
-        return [relatives.LoRADropoutPlugin(self.rate, self.ensemble)]
+        from avalanche_sdlora.methods.relatives import LoRADropoutPlugin
+
+        return [LoRADropoutPlugin(self.rate, self.ensemble)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class RACLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The chain."""
-        return [relatives.RACLoRAPlugin(self.links, self.orthogonal)]
+        from avalanche_sdlora.methods.relatives import RACLoRAPlugin
+
+        return [RACLoRAPlugin(self.links, self.orthogonal)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ class PRoLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The ties."""
-        return [relatives.PRoLoRAPlugin(self.chunks, self.unshared)]
+        from avalanche_sdlora.methods.relatives import PRoLoRAPlugin
+
+        return [PRoLoRAPlugin(self.chunks, self.unshared)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ class XGBLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The boosters."""
-        return [relatives.XGBLoRAPlugin(self.share)]
+        from avalanche_sdlora.methods.relatives import XGBLoRAPlugin
+
+        return [XGBLoRAPlugin(self.share)]
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,9 @@ class BeamLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The search over columns."""
-        return [relatives.BeamLoRAPlugin(self.share, self.rounds)]
+        from avalanche_sdlora.methods.relatives import BeamLoRAPlugin
+
+        return [BeamLoRAPlugin(self.share, self.rounds)]
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,9 @@ class PRILoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The pruning."""
-        return [relatives.PRILoRAPlugin(self.share, self.every)]
+        from avalanche_sdlora.methods.relatives import PRILoRAPlugin
+
+        return [PRILoRAPlugin(self.share, self.every)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,9 @@ class LoRAPM(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """Perturbation and merging."""
-        return [relatives.LoRAPMPlugin(self.epsilon, self.images)]
+        from avalanche_sdlora.methods.relatives import LoRAPMPlugin
+
+        return [LoRAPMPlugin(self.epsilon, self.images)]
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,9 @@ class LoRASub(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The projection."""
-        return [relatives.LoRASubPlugin(self.threshold)]
+        from avalanche_sdlora.methods.relatives import LoRASubPlugin
+
+        return [LoRASubPlugin(self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -174,11 +192,13 @@ class RanPAC(Method):
 
     name, label, accepts = "ranpac", "RanPAC", SHARED - {"head", "drift"}
     usual = {**PUBLISHED_TRAINING, "expansion": 10_000}
-    fixed = relatives.RanPACPlugin.SETTINGS
+    fixed = RANPAC
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The plugin that stops after the first task."""
-        return [relatives.RanPACPlugin()]
+        from avalanche_sdlora.methods.relatives import RanPACPlugin
+
+        return [RanPACPlugin()]
 
 
 @dataclass(frozen=True)
@@ -195,7 +215,9 @@ class DualLoRA(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The two updates, and the scale in evaluation."""
-        return [relatives.DualLoRAPlugin(self.threshold)]
+        from avalanche_sdlora.methods.relatives import DualLoRAPlugin
+
+        return [DualLoRAPlugin(self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,9 @@ class Recycle(Method):
 
     def plugins(self) -> list[BasePlugin[Any]]:
         """The warm start."""
-        return [relatives.RecyclePlugin()]
+        from avalanche_sdlora.methods.relatives import RecyclePlugin
+
+        return [RecyclePlugin()]
 
 
 RELATIVES: tuple[type[Method], ...] = (

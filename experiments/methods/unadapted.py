@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from experiments.arguments import Arguments
 from experiments.methods.method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 
 
 @dataclass(frozen=True)

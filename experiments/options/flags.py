@@ -9,7 +9,7 @@ from collections import Counter
 from functools import cache
 
 from avalanche_sdlora import SDLoRAConfig
-from avalanche_sdlora.backbones import DownloadError
+from avalanche_sdlora.downloads import DownloadError
 from experiments.options.run_options import run_options
 
 # What the library and the benchmarks call an option.

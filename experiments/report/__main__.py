@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.options.commandline import CommandLine, Option
-from experiments.report.page import write_report
 
 COMMAND = CommandLine(
     "python -m experiments.report",
@@ -52,6 +51,8 @@ def main() -> None:
         if "run" not in given:
             raise ValueError("run: none given; expected the folder of a finished run")
         runs = read_runs(given["run"])
+        from experiments.report.page import write_report  # with it what draws, which takes its time
+
         output = Path(given.get("output") or (runs[0][0] if len(runs) == 1 else Path()) / "report.html")
         write_report(output, runs)
     except (ValueError, OSError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.arguments import CIRCUMSTANCES
 from experiments.figures.style import Results
-from experiments.report.one_run import settings
+from experiments.report.one_run import NOT_MEASURED, settings
 from experiments.summary import COMPARED, MEASURES, Estimate, Row
 
 #: Runs by stream, method and seed.
@@ -78,7 +78,7 @@ def summary_table(rows: Sequence[Row]) -> dict[str, Any]:
     table = []
     for row in rows:
         cells: list[Any] = [row.method, row.kind, len(row.seeds) or ""]
-        cells += [_text(row.values.get(key)) for key in MEASURES]
+        cells += [_text(row.values.get(key)) or ("" if row.kind == "published" else NOT_MEASURED) for key in MEASURES]
         cells += [_text(row.differences.get(key), sign=True) for key in COMPARED]
         cells += [_text(row.values.get(key), 0) for key in ("parameters", "seconds")]
         table.append(cells)

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from avalanche_sdlora.files import replacing
 from experiments.figures.mistakes import class_names
 from experiments.figures.style import Results, data_name, provenance
-from experiments.report.one_run import command
+from experiments.report.one_run import NOT_MEASURED, command
 
 _TEXT = """---
 {metadata}
@@ -77,6 +77,8 @@ def write_model_card(path: str | Path, results: Results) -> None:
         more += [f"| AAA, mean over the stream | {results['aaa']:.1f} % |"]
         more += [f"| forgetting | {results['forgetting']:.1f} points |"]
         found["average_anytime_accuracy"] = round(results["aaa"], 2)
+    else:
+        more += [f"| AAA and forgetting | {NOT_MEASURED} |"]
     if observed.get("calibration_error"):
         more.append(
             f"| expected calibration error of its probabilities (0 to 1) | {observed['calibration_error'][-1]:.3f} |"

@@ -24,6 +24,16 @@ NUMBERS = (
     ("bwt", "BWT", "points", 1, "change of a task's accuracy between when it was new and the end"),
 )
 
+#: What the largest memory is that of.
+PEAKS = {
+    "process": "resident memory of the process, at its largest",
+    "cuda": "memory allocated on the GPU, at its largest",
+    "either": "of the GPU, or of the process on a CPU, at its largest",
+}
+
+#: In place of a number for which the accuracy was not measured after every task.
+NOT_MEASURED = "not measured"
+
 
 def overview(results: Results) -> dict[str, Any]:
     """Title, the story in a few sentences, and the numbers that matter."""
@@ -75,9 +85,10 @@ def _verdict(apart: float, results: Results) -> str:
 def _cards(results: Results) -> list[dict[str, str]]:
     observed, seconds = results.get("observed", {}), results.get("seconds", {})
     cards = [
-        {"name": name, "value": f"{results[key]:.{digits}f}", "unit": unit, "about": about}
-        for key, name, unit, digits, about in NUMBERS
+        _card(name, f"{results[key]:.{digits}f}", unit, about)
         if results.get(key) is not None
+        else _card(name, NOT_MEASURED, "", about)
+        for key, name, unit, digits, about in NUMBERS
     ]
     known = (observed.get("task_known") or [None])[-1]
     if known:
@@ -94,11 +105,16 @@ def _cards(results: Results) -> list[dict[str, str]]:
     if rates:
         value = f"{sum(rates) / len(rates):,.0f}"
         cards.append(_card("training speed", value, "images/s", "mean over the tasks, on this machine"))
-    if observed.get("peak_memory_mb"):
-        cards.append(_card("peak memory", f"{observed['peak_memory_mb']:,}", "MB", "the largest so far"))
+    for kind, peak in _peaks(observed.get("peak_memory_mb")).items():
+        cards.append(_card("peak memory", f"{peak:,}", "MB", PEAKS[kind]))
     if seconds.get("total"):
         cards.append(_card("time", duration(seconds["total"]), "", "of the whole run"))
     return cards
+
+
+def _peaks(found: Any) -> dict[str, int]:
+    """The largest memory by its kind; version 0.1 had one number, of the device where there was one."""
+    return found if isinstance(found, dict) else {"either": found} if found else {}
 
 
 def _card(name: str, value: str, unit: str, about: str) -> dict[str, str]:
@@ -171,7 +187,7 @@ def command(results: Results) -> str:
     options = dict(results["arguments"])
     words = ["python", "-m", "experiments.run", str(options.pop("dataset"))]
     for name, value in options.items():
-        if value is not None and name not in ("output", "weights", "data"):
+        if value is not None and name not in ("output", "weights", "data", "keep_features"):
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 

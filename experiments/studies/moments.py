@@ -17,7 +17,7 @@ from avalanche_sdlora.files import replacing
 from avalanche_sdlora.training.features import feature_batches
 from experiments.resolve import Resolved
 from experiments.results import write_json
-from experiments.run import loop_settings, prepare
+from experiments.whole_run import loop_settings, prepare
 
 
 class Moments:

@@ -41,14 +41,18 @@ class Progress(BaseLogger, SupervisedPlugin):
         self._work = 0  # images seen in training since the beginning of this program
         self._seen = self._hits = self._tested = 0
         self._rate_from = (0, 0.0)
-        self._text = ""
+        self._text = self._untold = ""
         self._trains = False
 
     # -- training --------------------------------------------------------------------------------------------------
 
     def before_training(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
-        """Begin to show the line."""
+        """Begin to show the line; what an experience without an evaluation has left is told first."""
         now = time.monotonic()
+        if self._untold and not self._quiet:
+            self._console.print(self._untold, highlight=False)
+            self._told = now
+        self._untold = ""
         self._begun = self._begun or now
         self._exp_begun, self._trains = now, True
         self._start()
@@ -77,7 +81,9 @@ class Progress(BaseLogger, SupervisedPlugin):
 
     def after_training_exp(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
         """Say what comes next."""
-        self._say(f"{self._where(strategy.clock.train_exp_counter)} · learned")
+        where = self._where(strategy.clock.train_exp_counter)
+        self._say(f"{where} · learned")
+        self._untold = f"{where}: learned, not tested, {duration(time.monotonic() - self._exp_begun)}"
 
     def after_training(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
         """An evaluation from now on is one of its own."""
@@ -112,6 +118,7 @@ class Progress(BaseLogger, SupervisedPlugin):
         done = strategy.clock.train_exp_counter
         if self._trains or not done or not self._accuracies:
             return
+        self._untold = ""
         self.close()
         if not self._quiet:
             mean = sum(self._accuracies) / len(self._accuracies)

@@ -49,6 +49,8 @@ def print_report(
     console = console or Console()
     console.print(f"{escape(name)}: accuracy (%) on the task of a column after learning that of a row")
     console.print(_matrix_table(matrix, console.width))
+    if None in matrix.rows():
+        console.print("-: not measured; nor are AAA, forgetting and BWT, which need every row", highlight=False)
     for i, names in enumerate(classes, start=1):
         line = f"task {i}: {', '.join(names)}"
         told = line if len(line) <= console.width else f"{line[: console.width - 14].rstrip()}… ({len(names)})"
@@ -67,7 +69,9 @@ def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:
     for j in range(len(matrix)):
         table.add_column(str(j + 1), justify="right")
     for i, row in enumerate(matrix.rows()):
-        table.add_row(str(i + 1), *(f"{accuracy:.{decimals}f}" for accuracy in row or []))
+        table.add_row(
+            str(i + 1), *(f"{accuracy:.{decimals}f}" for accuracy in row or []), *("-" if row is None else "")
+        )
     return table
 
 

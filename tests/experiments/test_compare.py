@@ -101,7 +101,7 @@ def test_published_results_stand_beside_those_of_the_same_stream(tmp_path):
 
 
 def test_results_of_other_arguments_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.resolve._check_machine", lambda device, workers: None)
+    monkeypatch.setattr("experiments.resolve._check_device", lambda device: None)
     (cell,) = cells_of(tmp_path, methods={"one": {}}, epochs=1)
     finish(cell, 50.0)
     for same in ({"device": "cuda"}, {"workers": 2}, {"sdlora.rank": 10}, {"sdlora.boundary": "continuous"}):

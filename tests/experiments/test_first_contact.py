@@ -12,6 +12,7 @@ import torch
 from avalanche_sdlora.backbones import DownloadError
 from benchmarks import make_benchmark
 from experiments import run as command
+from experiments import whole_run
 from experiments.arguments import Arguments, dataset_title
 from experiments.compare import __main__ as compare
 from experiments.compare.grid import Cell
@@ -75,11 +76,11 @@ class StopAt:
 
 @pytest.mark.parametrize(("method", "said"), [("sdlora", "Kept: 1 of 2 experiences and"), ("replay", "cannot be cont")])
 def test_ctrl_c_is_one_line_that_says_what_was_kept(method, said, quick, monkeypatch, tmp_path, capsys):
-    class Often(command.Checkpoint):
+    class Often(whole_run.Checkpoint):
         def __init__(self, *args):
             super().__init__(*args, share=1.0)
 
-    monkeypatch.setattr(command, "Checkpoint", Often)
+    monkeypatch.setattr(whole_run, "Checkpoint", Often)
     stop, whole = StopAt(3), command.run
     monkeypatch.setattr(command, "run", lambda arguments, **how: whole(arguments, experiences=2, watch=stop, **how))
     words = ["digits", "--output", tmp_path / "out", "--method", method, "--baselines", "false", *options(quick)]
@@ -128,8 +129,8 @@ def test_everything_local_is_looked_at_before_weights_are_fetched(monkeypatch, t
             raise DownloadError(name, OSError("no network"))
         return real(name, pretrained=pretrained, **kwargs)
 
-    real = command.create_backbone
-    monkeypatch.setattr(command, "create_backbone", fetch)
+    real = whole_run.create_backbone
+    monkeypatch.setattr(whole_run, "create_backbone", fetch)
     monkeypatch.delenv("SDLORA_DATA", raising=False)
     for name in "ab":
         (tmp_path / "texts" / name).mkdir(parents=True)

@@ -73,7 +73,7 @@ def test_a_study_trains_once_and_goes_on_from_what_it_has(tmp_path, monkeypatch)
     def train_again(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("experiments.run.create_backbone", train_again)
+    monkeypatch.setattr("experiments.whole_run.create_backbone", train_again)
     assert study(arguments, seeds=[0], expansion=20) == first
     assert "random_ridge" in (tmp_path / "study" / "heads.md").read_text()
     with pytest.raises(ValueError, match="epochs 1 there, 2 asked"):

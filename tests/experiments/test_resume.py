@@ -82,7 +82,7 @@ def test_other_arguments_and_finished_runs_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"is of another run \(seed 3 there, 4 asked\)"):
         run(Arguments("digits", output=str(folder / "killed"), **{**SETTINGS, "seed": 4}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.run.experience_accuracies", stop)
+        patch.setattr("experiments.whole_run.experience_accuracies", stop)
         with pytest.raises(StopError):
             run(Arguments("digits", output=str(tmp_path), **SETTINGS))
     for changed in ({"seed": 4}, {"learning_rate": 0.5}, {"workers": 1}):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
+from avalanche_sdlora.config import RANPAC
 from avalanche_sdlora.methods.lora import LoRAPlugin
 
 
@@ -16,22 +17,14 @@ class RanPACPlugin(LoRAPlugin):
     (:class:`avalanche_sdlora.heads.closed_form.ClosedFormHead`); the paper's expansion is 10000.
     """
 
-    #: Settings of the config that the method is made of.
-    SETTINGS: ClassVar[dict[str, Any]] = {
-        "directions": "first",
-        "head": "random_ridge",
-        "drift": "none",
-        "readout": "features",
-    }
-
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes the magnitudes.
 
         Raises:
-            ValueError: A setting of the model is another than the method's.
+            ValueError: A setting of the model is another than :data:`avalanche_sdlora.config.RANPAC` says.
         """
         super().before_training(strategy, **kwargs)
-        for name, value in self.SETTINGS.items():
+        for name, value in RANPAC.items():
             if (own := getattr(strategy.model.config, name)) != value:
                 raise ValueError(f"{name}={own!r} with {type(self).__name__}: expected {value!r}")
 

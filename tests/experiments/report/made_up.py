@@ -57,7 +57,7 @@ def made_up_results(tasks=5, classes_each=2, seed=0, **changes):
         },
         "seconds_by_phase": {"loading": 3.0, "forward": 10.0, "backward": 20.0, "evaluation": 8.0, "rest": 2.0},
         "images_per_second": [100.0] * tasks,
-        "peak_memory_mb": 1234,
+        "peak_memory_mb": {"process": 1234},
         "most_wrong": [],
     }
     results = {

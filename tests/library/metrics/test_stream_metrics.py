@@ -1,6 +1,8 @@
 """What a stream tells of itself: accuracies, predictions, distances of solutions, residuals, costs."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +66,20 @@ def test_the_summary_in_the_logs_is_that_of_the_accuracy_matrix(trained):
     for key, name in {**found, "forgetting": "Forgetting"}.items():
         assert last(seen, f"{name}/eval_phase/test_stream") == pytest.approx(expected[key])
     assert metrics["stream_metrics"].rows == [pytest.approx(row[: i + 1]) for i, row in enumerate(rows)]
+
+
+def test_a_row_that_was_not_measured_leaves_no_figure_that_needs_it():
+    recorder, (metric,) = Recorder(), stream_metrics()
+    evaluator = EvaluationPlugin(accuracy_metrics(experience=True), metric, loggers=[recorder])
+    strategy, stream = strategy_for(evaluator=evaluator), points_stream()
+    for i in range(3):
+        strategy.train(stream.train_stream[i])
+        if i != 1:
+            row = experience_accuracies(strategy.eval(stream.test_stream[: i + 1]))
+    assert metric.rows[1] is None
+    assert metric.rows[2] == pytest.approx(row)
+    assert metric.result().keys() == {"acc", "pooled_acc"}
+    assert len([v for v in recorder.seen if v.name.startswith("AAA")]) == 1
 
 
 def test_knowing_the_task_is_choosing_among_its_classes(trained):
@@ -150,3 +166,6 @@ def test_costs_add_up(trained):
     assert min(costs.rates) > 0
     assert costs.seconds["evaluation"] > 0
     assert last(seen, "Peak_Memory_MB/train_phase/train_stream") > 1
+    assert costs.peaks.keys() == {"process"}
+    if (statm := Path("/proc/self/statm")).exists():
+        assert 1e6 * costs.peaks["process"] > 0.5 * int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -51,6 +51,7 @@ def test_naive():
 
 
 def test_evaluation_plugin_metrics_mean_something():
+    torch.manual_seed(1)
     benchmark, told = points_stream(), evaluator(MAC_metrics(epoch=True, experience=True))
     model = small_mlp()
     strategy = SDLoRAStrategy(

@@ -11,7 +11,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows
-from tests.common import learn_something, needs_bfloat16, tiny_vit
+from tests.common import MLP, learn_something, mlp, needs_bfloat16, tiny_vit
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2, 3, 2, 3])
@@ -35,13 +35,34 @@ def assert_same(ours, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
+def test_gradient_checkpointing_gives_the_same_gradients_and_keeps_less():
     model = model_at()
-    expected = gradients(model)
-    model.backbone.set_grad_checkpointing(True)
+    expected, whole = gradients(model), saved(model)
+    model.set_grad_checkpointing()
     parameters = [p for group in model.trainable_groups().values() for p in group]
     F.cross_entropy(model(IMAGES), LABELS).backward()
-    assert_same([p.grad for p in parameters], expected)
+    for p, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-6, atol=1e-6)
+    assert saved(model) < 0.5 * whole
+    model.set_grad_checkpointing(False)
+    assert saved(model) == whole
+    for other in (mlp(), tiny_vit("convit_tiny", img_size=None, patch_size=16)):
+        with pytest.raises(ValueError, match=r"grad_checkpointing: not for a (Sequential|ConVit)"):
+            SDLoRAModel(other, MLP if isinstance(other, torch.nn.Sequential) else None).set_grad_checkpointing()
+
+
+def saved(model):
+    """Elements that a forward pass keeps for the backward pass, beside parameters and buffers."""
+    kept = {}  # holding the tensors keeps their addresses from being reused
+
+    def pack(t):
+        kept[t.data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        model(IMAGES)
+    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    return sum(t.numel() for pointer, t in kept.items() if pointer not in own)
 
 
 @needs_bfloat16
@@ -117,18 +138,6 @@ def test_a_step_never_makes_the_host_wait(task_labels, monkeypatch):
 
 
 def test_activations_do_not_grow_with_the_number_of_tasks():
-    def saved(model):
-        kept = {}  # holding the tensors keeps their addresses from being reused
-
-        def pack(t):
-            kept[t.data_ptr()] = t
-            return t
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            model(IMAGES)
-        own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
-        return sum(t.numel() for pointer, t in kept.items() if pointer not in own)
-
     one, many = model_at(1), model_at(12)
     coefficients = sum(len(p.owner) for p in projections_of(many))  # numbers, not activations
     assert saved(many) - saved(one) < 3 * coefficients < 0.03 * saved(one)

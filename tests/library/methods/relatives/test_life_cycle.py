@@ -7,17 +7,18 @@ from torch.optim import SGD
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAPlugin, load_model, merge, save_adapters
 from avalanche_sdlora.adapter.linear import projections_of
+from avalanche_sdlora.config import RANPAC
 from avalanche_sdlora.methods import relatives
 from avalanche_sdlora.training.compatibility import check_processes
 from tests.common import MLP, mlp, optimized, plain, points_stream, strategy_for, trainable
 
 PLUGINS = [getattr(relatives, name) for name in relatives.__all__]
 EVERY = [plugin for plugin in PLUGINS if plugin is not relatives.RanPACPlugin]  # which learns one direction
-RANPAC = plain(rank=2, targets="*", expansion=20, **relatives.RanPACPlugin.SETTINGS)
+FIRST = plain(rank=2, targets="*", expansion=20, **RANPAC)
 
 
 def config_of(plugin):
-    return RANPAC if plugin is relatives.RanPACPlugin else MLP
+    return FIRST if plugin is relatives.RanPACPlugin else MLP
 
 
 def trained(plugin, experiences=3, **kwargs):

@@ -7,6 +7,7 @@ from torch.optim import SGD, Adam
 
 from avalanche_sdlora import SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
+from avalanche_sdlora.config import RANPAC
 from avalanche_sdlora.methods.inputs import input_moments
 from avalanche_sdlora.methods.relatives import (
     DualLoRAPlugin,
@@ -174,7 +175,7 @@ def test_ranpac_adapts_to_the_first_task_and_makes_no_step_after_it():
             self.steps += 1
 
     look = Steps()
-    config = plain(rank=2, targets="*", expansion=20, **RanPACPlugin.SETTINGS)
+    config = plain(rank=2, targets="*", expansion=20, **RANPAC)
     strategy = strategy_for(config=config, plugins=[RanPACPlugin(), look])
     stream = points_stream()
     strategy.train(stream.train_stream[0])
