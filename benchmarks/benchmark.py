@@ -99,9 +99,9 @@ def make_benchmark(
         split: A split, or the file of one (see :func:`export_split`), instead of the benchmark's own; for
             benchmarks of image files only. ``root`` is still where the images are.
         class_order: The class names in the order of their arrival, or a file with one on each line, instead of the
-            seed's order. A file that ends in ``.npy`` holds the labels, places in the names of the data set, as an array
-            ``(classes,)`` of whole numbers: the orders of LAMDA-PILOT, ``numpy.random.seed(1993)`` and then
-            ``numpy.random.permutation(classes)``, and of LibContinual are such arrays.
+            seed's order. A file that ends in ``.npy`` holds the labels, which are places in the names of the data
+            set, as an array ``(classes,)`` of whole numbers: the orders of LAMDA-PILOT, ``numpy.random.seed(1993)``
+            and then ``numpy.random.permutation(classes)``, and of LibContinual are such arrays.
         strict: Refuse a data set that has not the published number of classes and images.
 
     Raises:

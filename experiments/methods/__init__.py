@@ -16,7 +16,11 @@ from experiments.methods.one_adapter import EWC, Joint, LoRA, LwF, Replay
 from experiments.methods.relatives import RELATIVES
 from experiments.methods.unadapted import Finetune, Probe
 
-_ALL = (SDLoRA, Probe, Finetune, LoRA, Joint, EWC, LwF, Replay, OLoRA, NLoRA, CLoRA, InfLoRA, *RELATIVES)
+_ALL: tuple[type[Method], ...] = (
+    *(SDLoRA, Probe, Finetune, LoRA, Joint, EWC, LwF, Replay),
+    *(OLoRA, NLoRA, CLoRA, InfLoRA),
+    *RELATIVES,
+)
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 """Every method by its name."""

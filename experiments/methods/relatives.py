@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from avalanche_sdlora.config import PUBLISHED_TRAINING, RANPAC
 from experiments.methods.method import SHARED, Method
@@ -191,7 +192,7 @@ class RanPAC(Method):
     """RanPAC with first-session adaptation (McDonnell et al., NeurIPS 2023)."""
 
     name, label, accepts = "ranpac", "RanPAC", SHARED - {"head", "drift"}
-    usual = {**PUBLISHED_TRAINING, "expansion": 10_000}
+    usual: ClassVar[Mapping[str, Any]] = {**PUBLISHED_TRAINING, "expansion": 10_000}
     fixed = RANPAC
 
     def plugins(self) -> list[BasePlugin[Any]]:

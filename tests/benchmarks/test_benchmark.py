@@ -1,8 +1,9 @@
 """Every benchmark is made by one function, with the same options."""
 
+import numpy as np
 import pytest
 
-from benchmarks import BENCHMARKS, benchmark_name, check_folder, export_split, make_benchmark
+from benchmarks import BENCHMARKS, arrival_order, benchmark_name, check_folder, export_split, make_benchmark
 from tests.benchmarks.samples import SMALL, fill, labels_of
 
 
@@ -100,8 +101,7 @@ def test_a_class_order_can_be_given(tmp_path, as_file):
 
 
 def test_the_order_of_lamda_pilot_is_a_file_of_numpy(tmp_path):
-    np.random.seed(1993)  # noqa: NPY002 - as their DataManager draws it
-    order = np.random.permutation(10)  # noqa: NPY002
+    order = np.random.RandomState(1993).permutation(10)  # as numpy.random.seed and numpy.random.permutation give
     np.save(tmp_path / "order.npy", order)
     benchmark = make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
     assert benchmark.class_order == order.tolist() == arrival_order(10, 1993)

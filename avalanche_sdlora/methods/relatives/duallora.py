@@ -6,7 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avalanche_sdlora.adapter.linear import SDLoRALinear, adapters_of, projections_of
 from avalanche_sdlora.adapter.projection import Projection

@@ -85,8 +85,8 @@ class LoRADropoutPlugin(RelativePlugin):
             if len(p.A):
                 m_in, m_out = (self._draw(n).to(p.A) for n in (p.A.shape[1], len(p.B)))
                 self._hidden.append((p, p.A.detach().clone(), p.B.detach().clone(), m_in, m_out))
-                p.A *= m_in
-                p.B *= m_out[:, None]
+                p.A.mul_(m_in)
+                p.B.mul_(m_out[:, None])
 
     @torch.no_grad()
     def unmask(self) -> None:

@@ -145,7 +145,7 @@ class LoRAPMPlugin(RelativePlugin):
         self._fishers = [S + F for S, F in zip(sums, fishers)]
         self._pulls = [V + F * (merged + D) for V, F, (merged, D) in zip(pulls, fishers, updates)]
         for p in projections:
-            p.B *= a
+            p.B.mul_(a)
 
     @torch.no_grad()
     def _times(self, strategy: Any, factor: float) -> None:

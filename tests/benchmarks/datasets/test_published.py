@@ -70,7 +70,7 @@ TREES = {
         "omnibenchmark",
         parts,
         (6, 4),
-        "2 classes instead of 300, 6 train images instead of 89697, 4 test images instead of 5985",
+        "2 classes instead of 300, 6 train images instead of 89697",
     ),
     "vtab": (
         "vtab-cil/vtab",

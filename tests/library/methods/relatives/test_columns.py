@@ -44,7 +44,7 @@ def test_a_link_trains_its_columns_of_b_alone(optimizer):
     for i, step in enumerate(steps):
         for A, B in step:
             assert A == [False] * 4
-            assert B == [i < 4, i < 4, i >= 4, i >= 4]
+            assert [i < 4, i < 4, i >= 4, i >= 4] == B
     assert strategy.model.parameter_report()["trained"] == 4 * (16 + 16) + 2 * 17  # B of two layers, and the head
 
 
@@ -67,7 +67,7 @@ def test_a_booster_trains_one_column_on_the_layers_that_it_has_chosen(optimizer)
     chosen = []
     for i, step in enumerate(steps):
         turn = i // 2  # eight steps for four columns
-        active = [turn if B == [j == turn for j in range(4)] else None for _, B in step]
+        active = [turn if [j == turn for j in range(4)] == B else None for _, B in step]
         assert sum(a is not None for a in active) == 1
         assert all(B == [False] * 4 for (_, B), a in zip(step, active) if a is None)
         chosen.append(active.index(turn))

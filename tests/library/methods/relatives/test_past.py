@@ -223,10 +223,10 @@ def test_a_pool_of_other_models_warms_the_first_task_up():
     Vh = torch.linalg.svd(total).Vh[:2]
     torch.testing.assert_close((3**0.5 * rows[1] @ Vh.T).abs(), torch.eye(2), rtol=0, atol=1e-3)
     assert not torch.allclose(rows[0], rows[1])
+    strategy = strategy_for(plugins=[plugin := RecyclePlugin([small_model()])])
+    strategy.model.begin_experience({0: [0]})
     with torch.no_grad(), pytest.raises(ValueError, match="pool: a model has no projection"):
-        small = strategy_for(config=plain(rank=2, targets="0"), plugins=[plugin := RecyclePlugin([small_model()])])
-        small.model.begin_experience({0: [0]})
-        plugin.begin(small, projections_of(small.model), 0)
+        plugin.begin(strategy, projections_of(strategy.model), 0)
 
 
 def small_model():
