@@ -16,12 +16,12 @@ def test_names():
     assert all(benchmark_name(name.upper()) == name for name in BENCHMARKS)
     assert benchmark_name("FOLDER:/Some/Path:x") == "folder:/Some/Path:x"
     for unknown in ("digits:x", "flder:/x"):
-        with pytest.raises(ValueError, match=r"there are cifar100, cub200, digits, .*, folder:PATH"):
+        with pytest.raises(ValueError, match=r"there are cars, cifar100, cub200, digits, .*, folder:PATH"):
             benchmark_name(unknown)
 
 
 def test_an_unknown_benchmark_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match=r"benchmark 'cifar-10': there are cifar100, .*; did you mean cifar100\?"):
+    with pytest.raises(ValueError, match=r"benchmark 'cifar-10': there are cars, cifar100, .*; did you mean cifar100\?"):
         make_benchmark("cifar-10", inputs=SMALL)
     with pytest.raises(ValueError, match=r"'xyz': there are [^;]*$"):
         make_benchmark("xyz", inputs=SMALL)

@@ -26,7 +26,9 @@ SMALL = {"sdlora.rank": 2, "sdlora.targets": "*", "sdlora.expansion": 50}
 
 def made(name, settings=None, **given):
     """Strategy of a method on an MLP, and the resolved run."""
-    resolved = resolve(Arguments("digits", method=name, settings={**SMALL, **(settings or {})}, **given))
+    accepts = METHODS[name].accepts
+    small = {key: value for key, value in SMALL.items() if accepts is None or key.partition(".")[2] in accepts}
+    resolved = resolve(Arguments("digits", method=name, settings={**small, **(settings or {})}, **given))
     model = resolved.method.model(mlp(), resolved.config)
     return resolved.method.strategy(model, resolved.arguments, train_mb_size=10, evaluator=None), resolved
 

@@ -101,7 +101,9 @@ def learn(name, folder, kill=-1, *, killer=Kill, more=None):
     """A method on two experiences of two epochs of four iterations."""
     Kill.left = kill
     torch.manual_seed(0)
-    given = {"sdlora.rank": 2, "sdlora.targets": "*", "sdlora.expansion": 50, **(more or {})}
+    given = {"sdlora.rank": 2, "sdlora.targets": "*", **(more or {})}
+    if METHODS[name].accepts is None or "expansion" in METHODS[name].accepts:
+        given = {"sdlora.expansion": 50, **given}
     resolved = resolve(Arguments("digits", method=name, settings=given))
     method, stream = resolved.method, points_stream().train_stream
     model = method.model(mlp(), resolved.config)

@@ -42,17 +42,17 @@ class RelativePlugin(LoRAPlugin):
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Prepares the directions that begin."""
         self._epochs = strategy.train_epochs
-        fresh = [p for p in projections_of(strategy.model) if len(p.A) and not p.B.any()]
-        if fresh:
+        present = [p for p in projections_of(strategy.model) if len(p.A)]
+        if present and not any(p.B.any() for p in present):
             with torch.no_grad():
-                self.begin(strategy, fresh, num_workers)
+                self.begin(strategy, present, num_workers)
 
     def begin(self, strategy: Any, projections: list[Projection], num_workers: int) -> None:
-        """Prepares the directions of ``projections``, whose ``B`` is 0.
+        """Prepares the directions of ``projections``, all of whose ``B`` are 0.
 
         Args:
             strategy: The strategy, its model and optimizer ready for the task.
-            projections: Those whose direction begins.
+            projections: Those that have columns.
             num_workers: Loader processes, for a pass over the task's images.
         """
 

@@ -53,7 +53,7 @@ class Masked(SupervisedPlugin):
 
 def test_lora_dropout_masks_inputs_and_outputs_of_a_step_but_never_the_rank():
     look = Masked()
-    strategy = strategy_for(config=CONFIG, plugins=[LoRADropoutPlugin(0.5), look])
+    strategy = strategy_for(config=CONFIG, plugins=[LoRADropoutPlugin(0.5), look], train_epochs=5)
     strategy.train(points_stream().train_stream[0])
     left_out = 0
     for (A, B), (dA, dB) in zip(look.seen, look.gradients):
@@ -73,7 +73,7 @@ def test_the_ensemble_is_the_mean_of_masked_models_and_changes_nothing_learned()
             self.logits = strategy.mb_output
 
     logits = []
-    for rate, ensemble in ((0.5, 0), (0.0, 3), (0.5, 3), (0.5, 3000)):
+    for rate, ensemble in ((0.5, 0), (0.0, 3), (0.5, 3), (0.5, 100)):
         torch.manual_seed(0)
         plugin, look = LoRADropoutPlugin(0.0, ensemble), Outputs()
         strategy = strategy_for(config=CONFIG, plugins=[plugin, look], optimizer=lambda g: SGD(g, lr=0.05))
