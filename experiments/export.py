@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
 from experiments.options.commandline import CommandLine, Option
-from experiments.options.config_file import read_config, write_config
+from experiments.options.config_file import config_text, read_config
 
 LARGEST = 5_000_000  # bytes of all that is published together
 
@@ -40,40 +41,51 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
     Raises:
         ValueError: A folder holds no finished run, two have one name, or all together are larger than 5 MB.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     names = [Path(run).resolve().name for run in runs]
     for run, name in zip(runs, names, strict=True):
         if not Path(run, "results.json").is_file():
             raise ValueError(f"run={run!r}: holds no results.json; expected the folder of a finished run")
         if names.count(name) > 1:
             raise ValueError(f"run={run!r}: another run is called {name!r}, too; rename one of the folders")
-    folders = []
-    for run, name in zip(runs, names, strict=True):
-        folder = Path(output, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        results = json.loads(Path(run, "results.json").read_text(encoding="utf-8"))
-        for key in _WHERE:  # of a file its name, not where it is
-            if results["arguments"].get(key):
-                results["arguments"][key] = Path(results["arguments"][key]).name
-        results["arguments"]["dataset"] = _without_path(results["arguments"]["dataset"])
-        with replacing(folder / "results.json") as temporary:
-            Path(temporary).write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
-        if Path(run, "config.toml").is_file():
-            values = read_config(str(Path(run, "config.toml")))
-            values["dataset"] = _without_path(values["dataset"])
-            write_config(folder / "config.toml", {name: v for name, v in values.items() if name not in _WHERE})
-        with replacing(folder / "scalars.csv") as temporary, open(temporary, "x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["tag", "step", "value"])
-            events = EventAccumulator(str(Path(run, "tensorboard")), size_guidance={"scalars": 0}).Reload()
-            for tag in sorted(events.Tags()["scalars"]):
-                writer.writerows([tag, event.step, f"{event.value:.6g}"] for event in events.Scalars(tag))
-        folders.append(folder)
-    size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
+    contents = {
+        Path(output, name, file): content
+        for run, name in zip(runs, names, strict=True)
+        for file, content in _published(Path(run)).items()
+    }
+    beside = [path for path in Path(output).rglob("*") if path.is_file() and path not in contents]
+    size = sum(path.stat().st_size for path in beside) + sum(len(text.encode()) for text in contents.values())
     if size > LARGEST:
-        raise ValueError(f"output={output!r}: holds {size / 1e6:.1f} MB; expected at most {LARGEST / 1e6:.0f} MB")
-    return folders
+        raise ValueError(
+            f"output={output!r}: would hold {size / 1e6:.1f} MB; expected at most {LARGEST / 1e6:.0f} MB: publish fewer"
+        )
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            Path(temporary).write_text(content, encoding="utf-8")
+    return [Path(output, name) for name in names]
+
+
+def _published(run: Path) -> dict[str, str]:
+    """The files to publish of a run, by their names."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for key in _WHERE:  # of a file its name, not where it is
+        if results["arguments"].get(key):
+            results["arguments"][key] = Path(results["arguments"][key]).name
+    results["arguments"]["dataset"] = _without_path(results["arguments"]["dataset"])
+    files = {"results.json": json.dumps(results, ensure_ascii=False) + "\n"}
+    if (run / "config.toml").is_file():
+        values = read_config(str(run / "config.toml"))
+        values["dataset"] = _without_path(values["dataset"])
+        files["config.toml"] = config_text({name: v for name, v in values.items() if name not in _WHERE})
+    scalars = io.StringIO(newline="")
+    writer = csv.writer(scalars, lineterminator="\n")
+    writer.writerow(["tag", "step", "value"])
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    for tag in sorted(events.Tags()["scalars"]):
+        writer.writerows([tag, event.step, f"{event.value:.6g}"] for event in events.Scalars(tag))
+    return files | {"scalars.csv": scalars.getvalue()}
 
 
 def _without_path(dataset: str) -> str:

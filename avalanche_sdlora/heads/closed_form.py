@@ -16,6 +16,7 @@ from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.statistics import FeatureStatistics
+from avalanche_sdlora.heads.sureness import sure
 from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, inputs, space_of
 from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
 
@@ -37,6 +38,8 @@ class Lesson(NamedTuple):
             as they were at its end, those of later ones as images of old classes are recognised.
         penalty: Of a ridge regression.
         temperature: What the scores were divided by.
+        power: See :mod:`avalanche_sdlora.heads.sureness`; None where no images were held out: probabilities are the
+            softmax of the scores.
     """
 
     kept: bool
@@ -49,6 +52,7 @@ class Lesson(NamedTuple):
     hits: dict[str, int]
     penalty: float | None
     temperature: float
+    power: float | None
 
 
 class ClosedFormHead(GrowingModule):
@@ -59,8 +63,8 @@ class ClosedFormHead(GrowingModule):
     after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
     ``"auto"`` the statistics for all of them are gathered, and after every experience the product predicts of the
     probabilities of ``"random_ridge"`` and ``"lda"`` (:class:`avalanche_sdlora.heads.candidates.Candidate`), or another
-    of them that was clearly right more often on the images held out so far. Scores are divided by the temperature under
-    which those images are most likely, so that their softmax is a probability.
+    of them that was clearly right more often on the images held out so far. :meth:`sure` makes probabilities of scores:
+    the largest says how often it is right on those images.
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
     ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``,
@@ -85,6 +89,7 @@ class ClosedFormHead(GrowingModule):
         chosen: The index of what predicts.
         penalty: Of that, if it is a ridge regression, once it is solved.
         temperature: What its scores have been divided by.
+        tail: ``1 / k`` of :mod:`avalanche_sdlora.heads.sureness`; 0 where no images were held out.
 
     Raises:
         ValueError: An argument is out of range.
@@ -95,6 +100,7 @@ class ClosedFormHead(GrowingModule):
     weight: Tensor
     bias: Tensor
     before: Tensor
+    tail: Tensor
 
     def __init__(
         self,
@@ -127,6 +133,7 @@ class ClosedFormHead(GrowingModule):
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
+        self.register_buffer("tail", torch.zeros((), dtype=torch.float64))
         self.frame = Frame(features, parts) if drift == "linear" else None
 
     def get_extra_state(self) -> Tensor:
@@ -290,6 +297,7 @@ class ClosedFormHead(GrowingModule):
             hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
             penalty=self.penalty,
             temperature=self.temperature,
+            power=self.power,
         )
 
     def _so_far(self, y: Tensor, repeats: bool, anew: bool) -> tuple[dict[str, FeatureStatistics], Frame | None]:
@@ -348,7 +356,8 @@ class ClosedFormHead(GrowingModule):
             self.sums[space] = sums
         self.chosen = self.evidence.best()
         weight, bias, self.penalty = self._solved(trial)
-        self.temperature = self.evidence.temperature(self.chosen)
+        power, self.temperature = self.evidence.sureness(self.chosen) or (None, 1.0)
+        self.tail.fill_(0.0 if power is None else 1 / power)
         index = self.statistics.labels
         self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
         self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias / self.temperature))
@@ -376,6 +385,21 @@ class ClosedFormHead(GrowingModule):
         h = inputs(features, self.candidates[self.chosen], self.frame, self.expand)
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
+
+    @property
+    def power(self) -> float | None:
+        """``k`` of :mod:`avalanche_sdlora.heads.sureness`; None: the softmax of the scores is all there is."""
+        return 1 / float(self.tail) if self.tail else None
+
+    def sure(self, scores: Tensor, masked: Tensor) -> Tensor:
+        """Logits, whose softmax are the probabilities.
+
+        Args:
+            scores: Of :meth:`forward`, ``(n, k)`` in any order.
+            masked: ``(n or 1, k)``, which of them belong to classes that do not compete.
+        """
+        masked = masked | (scores == MASKED)
+        return scores if self.power is None else sure(scores, self.power, masked)
 
     def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:
         """The function of this head as layers of torch.

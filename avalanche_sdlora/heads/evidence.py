@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, surprise
+
 #: The temperatures that are compared, 20 in every decade from 0.001 to 100.
 TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
 
@@ -21,12 +23,14 @@ class Verdict(NamedTuple):
     Attributes:
         right: ``(classifiers, n)``, whether each image was classified right.
         loss: ``(classifiers, temperatures)``, summed negative log likelihood of the true classes, in nats.
-        doubt: ``(classifiers, temperatures)``, the same sum for classes drawn evenly from those that compete.
+        doubt: ``(classifiers, temperatures)``, that sum for classes drawn evenly from those that compete.
+        surprise: ``(classifiers, 2, powers, widths)``, of each :func:`avalanche_sdlora.heads.sureness.surprise`.
     """
 
     right: Tensor
     loss: Tensor
     doubt: Tensor
+    surprise: Tensor
 
 
 def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
@@ -44,7 +48,8 @@ def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
             log_p = torch.log_softmax(s / temperature, dim=1)
             loss[i, j] = -log_p.gather(1, targets[:, None]).sum()
             doubt[i, j] = -log_p.mean(1).sum()
-    return Verdict(right, loss.to(right.device), doubt.to(right.device))
+    surprises = torch.stack([surprise(s.double(), targets) for s in scores])
+    return Verdict(right, loss.to(right.device), doubt.to(right.device), surprises.to(right.device))
 
 
 def clearly_worse(right: Tensor, before: Tensor) -> bool:
@@ -87,7 +92,8 @@ class Evidence(nn.Module):
         harmed: The other way round.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
-        doubt: ``(classifiers, temperatures)``, summed with the same weights.
+        doubt: ``(classifiers, temperatures)``, summed with the weights of ``loss``.
+        surprise: ``(classifiers, 2, powers, widths)``, summed with the weights of ``loss``.
         recent: Number of images in ``loss``, of which the older count less.
     """
 
@@ -99,6 +105,7 @@ class Evidence(nn.Module):
     harmed: Tensor
     loss: Tensor
     doubt: Tensor
+    surprise: Tensor
     recent: Tensor
 
     def __init__(self, classifiers: int) -> None:
@@ -112,6 +119,7 @@ class Evidence(nn.Module):
             ("harmed", ()),
             ("loss", (classifiers, len(TEMPERATURES))),
             ("doubt", (classifiers, len(TEMPERATURES))),
+            ("surprise", (classifiers, 2, len(POWERS), len(WIDTHS))),
             ("recent", ()),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
@@ -125,7 +133,12 @@ class Evidence(nn.Module):
         won, lost = comparisons(verdict.right, verdict.right[0])
         self.won += won
         self.lost += lost
-        for name, new in (("loss", verdict.loss), ("doubt", verdict.doubt), ("recent", n)):
+        for name, new in (
+            ("loss", verdict.loss),
+            ("doubt", verdict.doubt),
+            ("surprise", verdict.surprise),
+            ("recent", n),
+        ):
             kept = getattr(self, name)
             kept.mul_(FADING).add_(new)
 
@@ -182,3 +195,16 @@ class Evidence(nn.Module):
             loss, doubt = FADING * loss + verdict.loss[0], FADING * doubt + verdict.doubt[0]
             recent = FADING * recent + verdict.right.shape[1]
         return float(TEMPERATURES[int((loss + doubt / recent).argmin())]) if recent else 1.0
+
+    def sureness(self, classifier: int) -> tuple[float, float] | None:
+        """Power and width under which the largest probability forecasts best whether it is right; None without images.
+
+        As for :meth:`temperature`, one more image of any class counts. What is asked for is how often a prediction is
+        right, which is what people read: a few images whose true class gets next to nothing decide the likelihood of
+        the classes, and make small probabilities too small.
+        """
+        if not self.recent:
+            return None
+        true, drawn = self.surprise[classifier]
+        best = int((true + drawn / self.recent).argmin())
+        return float(POWERS[best // len(WIDTHS)]), float(WIDTHS[best % len(WIDTHS)])

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from avalanche_sdlora.adapter.undo import unchanged_on_error
 from avalanche_sdlora.backbones import configured_name, create_backbone, loaded_weights
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.heads.evidence import Evidence
 from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
-# Version 2 has what SDLoRAModel.at_task needs.
-_KIND, _VERSION = "sdlora-adapters", 2
+# Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores.
+_KIND, _VERSION = "sdlora-adapters", 3
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,14 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], AdaptersInfo
 
 
 def _complete(tensors: dict[str, Tensor]) -> None:
-    """Adds what files of version 1 do not have: all that says what earlier tasks were, of which nothing is known."""
+    """Adds what files of earlier versions do not have.
+
+    Version 1 does not say what earlier tasks were, of which nothing is known; up to version 2, probabilities are the
+    softmax of the scores.
+    """
+    if "closed_form.evidence.loss" in tensors and "closed_form.tail" not in tensors:
+        empty = Evidence(len(tensors["closed_form.evidence.loss"])).surprise
+        tensors |= {"closed_form.tail": torch.zeros((), dtype=empty.dtype), "closed_form.evidence.surprise": empty}
     for name in [name for name in tensors if name.endswith(".owner")]:
         tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
     if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():

@@ -20,6 +20,7 @@ from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.classifier import gives_outputs, leave_plain
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.readout import plain_reader
+from avalanche_sdlora.heads.sureness import plain_sure
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.adapter_files import backbone_name
 
@@ -34,10 +35,11 @@ def merge(model: SDLoRAModel) -> nn.Module:
         model: The learned model; it is left as it is.
 
     Returns:
-        For a timm model its architecture, with a classifier of the learned classes; for other modules an
-        ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``, as for every model with a random
-        expansion, whose ``head`` is an ``nn.Sequential`` of three layers. There, a backbone of which earlier blocks are
-        read is a ``torch.fx.GraphModule`` of its layers. In evaluation mode. Logits are those of ``model`` without task
+        For a timm model with a linear head its architecture, with a classifier of the learned classes; for other
+        modules an ``nn.Sequential`` of the backbone and an ``nn.Linear`` called ``head``. With a head in closed form
+        ``head`` is an ``nn.Sequential`` of the layers of its random expansion, if any, the linear layer, and one that
+        makes log-probabilities of scores; a backbone of which earlier blocks are read is a ``torch.fx.GraphModule`` of
+        its layers. In evaluation mode. Logits are those of ``model`` without task
         labels, in the precision of the weights; a label never seen has the logit -1000.
 
     Raises:
@@ -50,6 +52,8 @@ def merge(model: SDLoRAModel) -> nn.Module:
             "takes; use the model itself, or wrap its backbone in a module that returns features before adapting it"
         )
     expansion, weight, bias = _classifier(model)
+    solved = model.closed_form if model.closed_form is not None and model.closed_form.ready else None
+    last = None if solved is None or solved.power is None else plain_sure(solved.power, bias == MASKED)
     backbone = copy.deepcopy(model.backbone)
     leave_plain(backbone)
     plain: dict[int, nn.Linear] = {}  # a layer used under several names stays one
@@ -61,9 +65,9 @@ def merge(model: SDLoRAModel) -> nn.Module:
     own = next(p for p in backbone.parameters() if p.is_floating_point())
     weight, bias = weight.to(own.dtype), bias.to(own.dtype)
     expansion = None if expansion is None else expansion.to(own.dtype)
-    if model.reads_layers and model.closed_form is not None and model.closed_form.ready:
+    if model.reads_layers and solved is not None:
         backbone = plain_reader(backbone)
-    return _with_head(backbone, expansion, weight, bias).requires_grad_(True).eval()
+    return _with_head(backbone, expansion, weight, bias, last).requires_grad_(True).eval()
 
 
 @torch.no_grad()
@@ -157,8 +161,10 @@ def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tenso
     return expansion, weight[rows].masked_fill(unseen[:, None], 0.0), bias[rows].masked_fill(unseen, MASKED)
 
 
-def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Tensor, bias: Tensor) -> nn.Module:
-    if expansion is None and callable(getattr(backbone, "reset_classifier", None)):  # timm
+def _with_head(
+    backbone: nn.Module, expansion: nn.Sequential | None, weight: Tensor, bias: Tensor, last: nn.Module | None
+) -> nn.Module:
+    if expansion is None and last is None and callable(getattr(backbone, "reset_classifier", None)):  # timm
         backbone.reset_classifier(len(weight))  # type: ignore[operator]
         found = backbone.get_classifier()  # type: ignore[operator]
         # A distilled model has two and averages their logits, as it averaged the features that the head learned from.
@@ -171,5 +177,6 @@ def _with_head(backbone: nn.Module, expansion: nn.Sequential | None, weight: Ten
             return backbone
         backbone.reset_classifier(0)  # type: ignore[operator]
     head = linear_layer(weight, bias)
-    classifier = head if expansion is None else nn.Sequential(*expansion, head)
+    layers = [*(expansion or ()), head, *([] if last is None else [last])]
+    classifier = head if len(layers) == 1 else nn.Sequential(*layers)
     return nn.Sequential(OrderedDict(backbone=backbone, head=classifier))

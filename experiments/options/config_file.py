@@ -62,13 +62,18 @@ def beside(path: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> di
     return {**values, **given}
 
 
-def write_config(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Write values by the names of their options, in one step; None, an option left open, is left out."""
+def config_text(values: Mapping[str, Any]) -> str:
+    """The content of a file of values by the names of their options; None, an option left open, is left out."""
     tables: dict[str, Any] = {}
     for name, value in values.items():
         table, dot, key = name.partition(".")
         if value is not None:
             (tables.setdefault(table, {}) if dot else tables)[key if dot else name] = value
     plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
-    with replacing(path) as temporary, open(temporary, "xb") as file:
-        tomli_w.dump(plain | {name: value for name, value in tables.items() if isinstance(value, dict)}, file)
+    return tomli_w.dumps(plain | {name: value for name, value in tables.items() if isinstance(value, dict)})
+
+
+def write_config(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write :func:`config_text`, in one step."""
+    with replacing(path) as temporary:
+        Path(temporary).write_text(config_text(values), encoding="utf-8")

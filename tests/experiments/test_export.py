@@ -43,6 +43,7 @@ def test_what_cannot_be_published_is_refused(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "LARGEST", 1000)
     with pytest.raises(ValueError, match="expected at most"):
         export([str(run)], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     monkeypatch.setattr(sys, "argv", ["export", str(run)])
     with pytest.raises(SystemExit, match="error: --output: name the folder"):
         command.main()

@@ -189,7 +189,10 @@ def test_the_head_stays_as_it_is_while_the_adapters_are_off(head):
     model = strategy.model.eval()
     with model.disabled_adapters(), torch.no_grad():
         features = model.features(X)
-        scores = model.head(features) if model.closed_form is None else model.head.lay_out(model.closed_form(features))
+        scores = model.head(features)
+        if model.closed_form is not None:
+            scores = model.head.lay_out(model.closed_form(features))
+            scores = model.closed_form.sure(scores, torch.zeros_like(scores, dtype=torch.bool))
         assert torch.equal(model(X), scores)
 
 
@@ -249,7 +252,7 @@ def test_a_module_that_does_not_fit_is_left_as_it_was(tmp_path):
 def test_files_of_version_1_are_read_and_know_nothing_of_the_past(tmp_path):
     model, said = learned(MLP)
     save_adapters(model, tmp_path / "new")
-    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 2)
+    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 3)
     later = ("born", "checksums", "history", "counts", "rewritten", "norm")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(later)}
     about = {name: value for name, value in about.items() if name not in ("classifier", "timm_name")}
@@ -264,3 +267,17 @@ def test_files_of_version_1_are_read_and_know_nothing_of_the_past(tmp_path):
         old.at_task(2)
     torch.testing.assert_close(old.at_task(4)(X), old(X))
     assert all(len(p.norm) == len(p.owner) for p in projections_of(old))
+
+
+def test_files_of_version_2_are_read_and_their_scores_are_the_logits(tmp_path):
+    strategy = strategy_for(config=SDLoRAConfig(rank=2, targets="*", head="ncm"))
+    strategy.train(points_stream().train_stream[0])
+    model = strategy.model.eval()
+    save_adapters(model, tmp_path / "new")
+    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 3)
+    later = ("closed_form.tail", "closed_form.evidence.surprise")
+    write_tensors(tmp_path / "old", "sdlora-adapters", 2, {n: t for n, t in tensors.items() if n not in later}, about)
+    old = load_model(tmp_path / "old", mlp())
+    with torch.no_grad():
+        assert model.closed_form.power is not None
+        assert torch.equal(old(X), model.head.lay_out(model.closed_form(model.features(X))))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, plain_sure, sure
+from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
 
 
@@ -15,6 +17,12 @@ def test_every_class_gives_its_share_and_keeps_an_image():
     assert torch.equal(held_out(targets, 0.1), held)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert int(held_out([0, 0], 0.5).sum()) == 1
+
+
+def verdict_of(right):
+    """A verdict that says only where classifiers are right."""
+    n = len(right)
+    return Verdict(right, torch.zeros(n, 101), torch.zeros(n, 101), torch.zeros(n, 2, len(POWERS), len(WIDTHS)))
 
 
 def scores(n=400, classes=4, seed=0, signal=1.0):
@@ -50,7 +58,7 @@ def test_another_than_the_first_is_chosen_where_it_is_clearly_better():
     little[60:62] = True  # won four, lost two
     much[49:56] = ~much[49:56]  # won six, lost one
     for right, best in ((little, 0), (much, 2)):
-        verdict = Verdict(torch.stack([first, little, right]), torch.zeros(3, 101), torch.zeros(3, 101))
+        verdict = verdict_of(torch.stack([first, little, right]))
         assert evidence.best(verdict) == best
     evidence.add(verdict)
     assert evidence.best() == 2
@@ -75,6 +83,35 @@ def test_few_images_that_are_all_right_do_not_make_certain():
     evidence.add(judge([s], y))
     assert TEMPERATURES[0] < evidence.temperature(0)
     assert (s / evidence.temperature(0)).softmax(1).max() < 0.95
+    power, width = evidence.sureness(0)
+    assert sure(s / width, power, torch.zeros(1, 4).bool()).softmax(1).max() < 0.95
+
+
+def test_without_images_nothing_is_said_of_how_sure_scores_are():
+    assert Evidence(1).sureness(0) is None
+
+
+def test_probabilities_that_no_temperature_mends_say_how_often_they_are_right():
+    """Of half of the images the scores know nothing, as of images that a network has misunderstood."""
+    g = torch.Generator().manual_seed(0)
+    s, y = scores(n=4000, classes=40, signal=9.0)
+    y = torch.where(torch.rand(len(y), generator=g) < 0.5, y, torch.randint(40, (len(y),), generator=g))
+    evidence = Evidence(1)
+    evidence.add(judge([s[:2000]], y[:2000]))
+    power, width = evidence.sureness(0)
+    new = sure(s[2000:] / width, power, torch.zeros(1, 40).bool()).softmax(1)
+    cooled = (s[2000:] / evidence.temperature(0)).softmax(1)
+    assert expected_calibration_error(new, y[2000:]) < 0.03 < expected_calibration_error(cooled, y[2000:])
+
+
+def test_sure_logits_keep_the_order_and_leave_masked_classes_out():
+    s = torch.tensor([[3.0, 1.0, 2.0, 9.0], [-4000.0, -1000.0, -1003.0, 0.0]])
+    masked = torch.tensor([[False, False, False, True]])
+    logits = sure(s, 2.0, masked)
+    assert logits[:, 3].tolist() == [-1000.0, -1000.0]
+    assert torch.equal(logits[:, :3].argsort(1), s[:, :3].argsort(1))
+    torch.testing.assert_close(logits.softmax(1)[0, :3], torch.tensor([36.0, 4.0, 9.0]) / 49)
+    torch.testing.assert_close(plain_sure(2.0, masked[0])(s), logits)
 
 
 def test_worse_means_by_more_than_the_standard_error_of_the_difference():
@@ -86,8 +123,7 @@ def test_worse_means_by_more_than_the_standard_error_of_the_difference():
 
 
 def test_small_harm_to_old_classes_adds_up_until_it_is_clear():
-    none = torch.zeros(1, 101)
-    before, after = (Verdict(torch.arange(20)[None] < n, none, none) for n in (15, 14))
+    before, after = (verdict_of(torch.arange(20)[None] < n) for n in (15, 14))
     evidence = Evidence(1)
     assert [evidence.harms(before, after) for _ in range(3)] == [False, True, True]
     assert [evidence.harms(after, before) for _ in range(3)] == [False, False, False]

@@ -1,0 +1,84 @@
+"""Scores as probabilities whose largest says how often it is right.
+
+The softmax of scores ``s`` falls with the exponential of the gap to the highest one. A power of the gap falls slower,
+
+    p_c  proportional to  (1 + (max s - s_c) / w) ** -k,
+
+which is Tsallis' q-exponential (*Possible Generalization of Boltzmann-Gibbs Statistics*, 1988) with ``q = 1 + 1 / k``,
+and the softmax of ``s k / w`` for large ``k``; Amid et al. (NeurIPS 2019, arXiv 1906.03361) train with such tails. A
+network among many classes makes small probabilities too small and large ones too large, which no temperature corrects,
+since it moves both to one side. The order of the classes stays.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from avalanche_sdlora.heads.growing_head import MASKED
+
+#: The powers ``k`` that are compared.
+POWERS = (1, 2, 4, 8, 16)
+
+#: The widths ``w`` that are compared, ten in every decade from 0.001 to 1000.
+WIDTHS = torch.logspace(-3, 3, 61, dtype=torch.float64)
+
+
+def sure(scores: Tensor, power: float, masked: Tensor) -> Tensor:
+    """Logits ``-k log(1 + gap)``, whose softmax are the probabilities.
+
+    Args:
+        scores: ``(n, classes)``, divided by ``w``.
+        power: ``k``.
+        masked: ``(n or 1, classes)``, which classes do not compete: these get -1000.
+    """
+    top = scores.masked_fill(masked, float("-inf")).amax(1, keepdim=True)
+    return torch.log1p(top - scores).mul(-power).masked_fill(masked, MASKED)
+
+
+def surprise(scores: Tensor, targets: Tensor) -> Tensor:
+    """What the largest probability costs as a forecast of being right: its summed log loss, in nats.
+
+    Args:
+        scores: ``(n, k)`` of the classes that compete.
+        targets: ``(n,)``, the index of the true class among them.
+
+    Returns:
+        ``(2, powers, widths)``, for the true classes and for classes drawn evenly.
+    """
+    gap, right = scores.amax(1, keepdim=True) - scores, (scores.argmax(1) == targets).double()
+    found = []
+    for width in WIDTHS.tolist():
+        shares, done = (1 + gap / width).reciprocal(), 1
+        for power in POWERS:
+            while done < power:
+                shares, done = shares * shares, 2 * done
+            p = shares.sum(1).reciprocal().clamp(1e-6, 1 - 1e-6)
+            hit, miss = -p.log(), -torch.log1p(-p)
+            chance = 1 / scores.shape[1]
+            found += [(right * hit + (1 - right) * miss).sum(), (chance * hit + (1 - chance) * miss).sum()]
+    return torch.stack(found).reshape(len(WIDTHS), len(POWERS), 2).permute(2, 1, 0)
+
+
+class _Sure(nn.Module):
+    """:func:`sure` as a module."""
+
+    masked: Tensor
+
+    def __init__(self, power: float, masked: Tensor) -> None:
+        super().__init__()
+        self.power = power
+        self.register_buffer("masked", masked)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return sure(scores, self.power, self.masked)
+
+
+def plain_sure(power: float, masked: Tensor) -> nn.Module:
+    """:func:`sure` as a module of torch, with nothing of this package.
+
+    Args:
+        power: ``k``.
+        masked: ``(classes,)``, which classes do not compete.
+    """
+    return fx.symbolic_trace(_Sure(power, masked[None]))
