@@ -21,7 +21,9 @@ def test_names():
 
 
 def test_an_unknown_benchmark_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match=r"benchmark 'cifar-10': there are cars, cifar100, .*; did you mean cifar100\?"):
+    with pytest.raises(
+        ValueError, match=r"benchmark 'cifar-10': there are cars, cifar100, .*; did you mean cifar100\?"
+    ):
         make_benchmark("cifar-10", inputs=SMALL)
     with pytest.raises(ValueError, match=r"'xyz': there are [^;]*$"):
         make_benchmark("xyz", inputs=SMALL)
