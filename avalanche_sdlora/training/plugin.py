@@ -38,7 +38,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     ``strategy.adapted_dataset`` in their evaluation transform. Evaluation changes nothing. An experience that fails,
     because the loss is not finite for instance, leaves model and optimizer as they were before it.
 
-    A plugin that has a method ``before_direction_ends(strategy)`` is called when an experience's training is over,
+    A plugin that has a method ``on_direction_end(strategy)`` is called when an experience's training is over,
     before ranks are reduced and a head in closed form learns: whatever changes the new direction must do so there.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
@@ -485,7 +485,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
         trained = model.count_trainable()
-        trigger_plugins(strategy, "before_direction_ends")
+        trigger_plugins(strategy, "on_direction_end")
         changed = align_learned(model, model.end_experience(trained))
         if model.closed_form is not None and not self._learn(strategy, num_workers):
             self._point.begin_again(model)  # type: ignore[union-attr]

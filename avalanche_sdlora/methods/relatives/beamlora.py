@@ -90,9 +90,9 @@ class BeamLoRAPlugin(GatedPlugin):
             self._kept = []
 
     @torch.no_grad()
-    def before_direction_ends(self, strategy: Any, **kwargs: Any) -> None:
+    def on_direction_end(self, strategy: Any, **kwargs: Any) -> None:
         """Multiplies the importance into ``B``; should the task go on, it does so with equal scores."""
-        super().before_direction_ends(strategy, **kwargs)
+        super().on_direction_end(strategy, **kwargs)
         self.scores = [torch.zeros_like(s) for s in self.scores]
         self._kept = []
 

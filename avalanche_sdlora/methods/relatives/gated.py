@@ -55,7 +55,7 @@ class GatedPlugin(RelativePlugin):
         """
 
     @torch.no_grad()
-    def before_direction_ends(self, strategy: Any, **kwargs: Any) -> None:
+    def on_direction_end(self, strategy: Any, **kwargs: Any) -> None:
         """Multiplies the gates into ``B`` and drops the columns whose gate is 0; the function stays as it is."""
         for p in projections_of(strategy.model):
             R = len(p.bank_A)

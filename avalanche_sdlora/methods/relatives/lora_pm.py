@@ -124,7 +124,7 @@ class LoRAPMPlugin(RelativePlugin):
         """Takes back the perturbation of a step that an error has ended."""
         self._times(strategy, 1.0)
 
-    def before_direction_ends(self, strategy: Any, **kwargs: Any) -> None:
+    def on_direction_end(self, strategy: Any, **kwargs: Any) -> None:
         """Merges the update."""
         fishers = fisher(strategy, self.images)
         with torch.no_grad():

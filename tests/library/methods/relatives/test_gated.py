@@ -15,7 +15,7 @@ from tests.common import points_stream, strategy_for
 class Around(SupervisedPlugin):
     """Remembers the function just before a task's directions end, and the gates then."""
 
-    def before_direction_ends(self, strategy, **kwargs):
+    def on_direction_end(self, strategy, **kwargs):
         self.before = strategy.model.eval()(torch.ones(2, 8)).detach()
         self.gates = [p.scale[len(p.bank_A) :].detach().clone() for p in projections_of(strategy.model)]
         strategy.model.train()

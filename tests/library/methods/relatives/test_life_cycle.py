@@ -31,6 +31,7 @@ def trained(plugin, experiences=3, **kwargs):
     return strategy
 
 
+@pytest.mark.filterwarnings("error:.*incompatible callbacks")
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_a_trained_model_is_saved_and_merged_as_it_is(plugin, tmp_path):
     model = trained(plugin).model.eval()

@@ -30,7 +30,7 @@ class AtEnd(SupervisedPlugin):
         super().__init__()
         self.function = function
 
-    def before_direction_ends(self, strategy, **kwargs):
+    def on_direction_end(self, strategy, **kwargs):
         self.function(strategy)
         self.called = True
 
@@ -70,7 +70,7 @@ def test_the_merging_coefficient_makes_the_least_of_all_quadratic_losses():
         def before_training_exp(self, strategy, **kwargs):
             self.start = torch.cat([w.flatten() for w in weights(strategy.model)])
 
-        def before_direction_ends(self, strategy, **kwargs):
+        def on_direction_end(self, strategy, **kwargs):
             F = torch.cat([f.flatten() for f in fisher(strategy, 256)])
             self.tasks.append((torch.cat([w.flatten() for w in weights(strategy.model)]), F))
 
