@@ -26,6 +26,8 @@ class Training:
         optimizer: The optimizer; sgd has momentum 0.9, adamw a weight decay of 0.01.
         learning_rate: Learning rate of the optimizer.
         head_learning_rate: Learning rate of the head, where it differs from the others'.
+        patch_drop: Share of the patches that are left out of each training image, at random and in every step anew, so
+            that a step takes so much less time; 0, which is none, to below 1.
         precision: Precision of the forward pass. auto, the default of most recipes, takes bfloat16 where the device
             multiplies it natively, else float32; paper and reference compute in float32.
     """
@@ -35,6 +37,7 @@ class Training:
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
+    patch_drop: float | None = None
     precision: Precision | None = None
 
 
@@ -168,6 +171,6 @@ CIRCUMSTANCES = names(Machine) | {"strict"}
 
 #: Arguments that a recipe may not set.
 NOT_IN_A_RECIPE = CIRCUMSTANCES | {
-    *("dataset", "recipe", "method", "seed", "weights", "settings"),
+    *("dataset", "recipe", "method", "seed", "evaluate", "weights", "settings"),
     *("validation", "split", "class_order"),
 }

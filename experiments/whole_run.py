@@ -18,8 +18,8 @@ from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from avalanche_sdlora import Checkpoint, processes, save_adapters
-from avalanche_sdlora.backbones import create_backbone
+from avalanche_sdlora import Checkpoint, SDLoRAModel, processes, save_adapters
+from avalanche_sdlora.backbones import create_backbone, drop_patches
 from avalanche_sdlora.metrics import AccuracyMatrix, experience_accuracies
 from avalanche_sdlora.persistence.eventfiles import rewind_events
 from benchmarks import InputSpec, check_folder, make_benchmark
@@ -70,13 +70,11 @@ def make_run(
     checkpoint = Checkpoint(output, resolved.values())
     notes = checkpoint.notes
     clock = _Stopwatch(notes.setdefault("seconds", {"total": 0.0}), begun)
-    backbone, inputs, benchmark = prepare(arguments, partial(method.model, config=resolved.config))
+    backbone, inputs, benchmark = prepare(arguments, partial(_model, resolved))
     kept = None
     if arguments.baselines and arguments.keep_features and not processes.several():
         kept = KeptFeatures(arguments.keep_features, backbone, arguments.device, arguments.precision)
-    model = method.model(backbone, resolved.config)
-    if arguments.grad_checkpointing:
-        model.set_grad_checkpointing()  # the last thing that may be refused
+    model = _model(resolved, backbone)  # the last thing that may be refused
     with logged(output / "log.txt") if processes.is_first() else nullcontext():
         train, test = benchmark.train_stream[:experiences], benchmark.test_stream[:experiences]
         stream = joined(train) if method.joint else train
@@ -207,6 +205,16 @@ def _without_weights(name: str, size: int | None) -> nn.Module:
             return create_backbone(name, pretrained=False, img_size=size)
     except (RuntimeError, NotImplementedError):  # it computes with numbers while it is built
         return create_backbone(name, pretrained=False, img_size=size)
+
+
+def _model(resolved: Resolved, backbone: nn.Module) -> SDLoRAModel:
+    """The model that trains, of a backbone that is adapted in place."""
+    if resolved.arguments.patch_drop:
+        drop_patches(backbone, resolved.arguments.patch_drop)
+    model = resolved.method.model(backbone, resolved.config)
+    if resolved.arguments.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model
 
 
 def loop_settings(arguments: Arguments) -> dict[str, Any]:

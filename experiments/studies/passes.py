@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,35 +81,29 @@ class Passes(SupervisedPlugin):
         self._purpose = PURPOSES["before_eval"]
 
 
-def count(arguments: Arguments, *, experiences: int | None = None) -> dict[str, Any]:
+def count(arguments: Arguments, *, experiences: int | None = None) -> dict[str, int]:
     """Make a run and count its passes.
 
     Returns:
-        ``passes``: images by purpose; ``train`` and ``test``: numbers of images of the whole stream.
+        The images by purpose.
 
     Raises:
         ValueError: As :func:`experiments.run.run`, whose other errors are raised too.
     """
-    passes, sizes = Passes(), {}
-
-    def watch(strategy: Any) -> None:
-        passes.watch(strategy)
-
+    passes = Passes()
     with tempfile.TemporaryDirectory() as folder:
         arguments = dataclasses.replace(arguments, output=str(Path(folder, "run")))
-        results = run(arguments, experiences=experiences, watch=watch, verbosity="quiet")
-        sizes["test"] = sum(results["test_samples"])
-    sizes["train"] = passes.images[PURPOSES["after_training_exp"]] or None
-    return {"passes": {purpose: passes.images[purpose] for purpose in PURPOSES.values()}, **sizes}
+        run(arguments, experiences=experiences, watch=passes.watch, verbosity="quiet")
+    return {purpose: passes.images[purpose] for purpose in PURPOSES.values()}
 
 
-def table_of(found: dict[str, Any]) -> Table:
+def table_of(found: Mapping[str, int]) -> Table:
     """The passes by purpose, as a share of all of them."""
     table = Table(title="Images through the network")
     for column in ("", "passes", "share of all"):
         table.add_column(column, justify="right" if column else "left")
-    total = sum(found["passes"].values())
-    for purpose, images in found["passes"].items():
+    total = sum(found.values())
+    for purpose, images in found.items():
         table.add_row(purpose, f"{images:,}", f"{100 * images / total:.1f} %")
     table.add_row("all", f"{total:,}", "")
     return table

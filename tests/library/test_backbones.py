@@ -5,7 +5,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from avalanche_sdlora.backbones import MICRO_WEIGHTS, create_backbone
+from avalanche_sdlora.backbones import MICRO_WEIGHTS, create_backbone, drop_patches
+from tests.common import tiny_vit
 
 NAME = "vit_micro_patch4_32.formula"
 
@@ -123,3 +124,22 @@ def test_failed_download_names_the_way_out(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     with pytest.raises(RuntimeError, match=r"could not be downloaded.*no route to host.*weights="):
         create_backbone("vit_tiny_patch16_224.augreg_in21k")
+
+
+def test_dropped_patches_are_missed_in_training_alone():
+    model = tiny_vit(num_classes=0, img_size=64)
+    tokens = []
+    model.blocks[0].register_forward_hook(lambda block, inputs, output: tokens.append(output.shape[1]))
+    x = torch.randn(2, 3, 64, 64)
+    whole = model.eval()(x)
+    drop_patches(model, 0.5)
+    assert torch.equal(model.eval()(x), whole)
+    first, second = model.train()(x), model(x)
+    assert tokens == [17, 17, 9, 9]
+    assert not torch.equal(first, second)
+    assert model.state_dict().keys() == tiny_vit(num_classes=0, img_size=64).state_dict().keys()
+    drop_patches(model, 0)
+    assert torch.equal(model(x), whole)
+    for other, share in ((torch.nn.Linear(1, 1), 0.5), (model, 1.0), (model, -0.1)):
+        with pytest.raises(ValueError, match="patch_drop="):
+            drop_patches(other, share)

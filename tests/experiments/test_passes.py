@@ -1,0 +1,38 @@
+"""A run makes the forward passes that docs/guide/speed.md counts, and no others; long streams are measured."""
+
+import pytest
+
+from experiments.arguments import Arguments
+from experiments.studies import long_streams
+from experiments.studies.passes import PURPOSES, count
+
+
+@pytest.mark.slow
+def test_an_image_passes_as_often_as_it_is_said_to(quick):
+    arguments = Arguments("digits", tasks=2, evaluate="final", figures="none", **quick)
+    baselines, before, steps, after, evaluation = count(arguments).values()
+    assert baselines == 1797  # all images
+    assert (before, after) == (1433 + 1, 1433)  # training images; one image shows first that the model takes it
+    assert steps == 1433 - sum(round(0.1 * n) for n in TRAINING)  # those that are not held out, once an epoch
+    assert evaluation == 364
+    assert list(PURPOSES) == [
+        "begin",
+        "before_training_exp",
+        "before_training_epoch",
+        "after_training_exp",
+        "before_eval",
+    ]
+
+
+#: Training images of each digit.
+TRAINING = [142, 145, 141, 146, 144, 145, 144, 143, 139, 144]
+
+
+def test_a_long_stream_is_measured_by_part():
+    arguments = long_streams.Arguments(tasks=4, classes=8, images=4, rank=2, rank_budget=4, expansion=20, image_size=8)
+    found = long_streams.measure(arguments)
+    parts = [*long_streams.PARTS.values()]
+    assert all(len(found["seconds"][part]) == 4 and min(found["seconds"][part]) > 0 for part in parts)
+    for whole, *own in zip(found["seconds"]["whole"], *(found["seconds"][part] for part in parts)):
+        assert abs(whole - sum(own)) < 1e-9
+    assert abs(long_streams.slope([1.0, 1.1, 1.2]) - 100 * 0.1 / 1.1) < 1e-9
