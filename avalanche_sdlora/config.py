@@ -226,6 +226,9 @@ class SDLoRAConfig:
 #: Settings of everything that trains and predicts as published: a head that is trained, and the optimizer's own steps.
 PUBLISHED_TRAINING: dict[str, Any] = {"head": "linear", "path": None, "later_path": None, "first_epochs": 1}
 
+#: Settings that RanPAC with first-session adaptation is made of (McDonnell et al., NeurIPS 2023, arXiv 2307.02251).
+RANPAC: dict[str, Any] = {"directions": "first", "head": "random_ridge", "drift": "none", "readout": "features"}
+
 _CHOICES = {
     "norm": ("product", "factors"),
     "boundary": ("continuous", "reset"),

@@ -103,6 +103,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         #: What a head in closed form decided after the last experience, as
         #: :class:`avalanche_sdlora.heads.closed_form.Lesson` names it.
         self.decision: dict[str, Any] = {}
+        #: Parameters that a plugin trains beside the model's own; below 0 where it ties some of these to others.
+        self.trained_beside = 0
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
         self._all_took_part = False
@@ -180,7 +182,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         replaced += self.head.grow(classes, task)
         if self.closed_form is not None:
             self.closed_form.learning = True
-        self._trained = self._count_trainable()
+        self._trained = self.count_trainable()
         return replaced
 
     def _is_open(self) -> bool:
@@ -217,13 +219,18 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         return replaced
 
     @torch.no_grad()
-    def end_experience(self) -> bool:
+    def end_experience(self, trained: int | None = None) -> bool:
         """Reduces the rank of what was learned, as the config says, and records it in ``reductions``.
+
+        Args:
+            trained: How many parameters the experience has trained, where the direction has been reduced already; None:
+                those that train now.
 
         Returns:
             Whether any parameter, or buffer that the function depends on, has changed.
         """
-        self._trained = self._count_trainable()  # a run resumed inside the experience did not begin it
+        # A run resumed inside the experience did not begin it.
+        self._trained = self.count_trainable() if trained is None else trained
         before = [*self.parameters(), *self.buffers()]
         projections = [projection for projection, _ in self._projections().values()]
         banks = [projection.bank_A for projection in projections]
@@ -318,14 +325,16 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         bank = sum(p.bank_A.numel() + p.bank_B.numel() for p in projections)
         magnitudes = self.magnitudes.values()
         return {
-            "trained": self._trained or self._count_trainable(),
+            "trained": self._trained or self.count_trainable(),
             "new": current + (magnitudes.shape[1] if current else 0),
             "kept": unfrozen + current + bank + magnitudes.numel() + self.head.weight.numel() + self.head.bias.numel(),
             "rank": sum(len(p.owner) for p in projections),
         }
 
-    def _count_trainable(self) -> int:
-        return sum(p.numel() for group in self.trainable_groups().values() for p in group)
+    def count_trainable(self) -> int:
+        """How many parameters train now, those of :attr:`trained_beside` among them."""
+        own = sum(p.numel() for group in self.trainable_groups().values() for p in group)
+        return own + self.trained_beside
 
     def _projections(self) -> dict[str, tuple[Projection, int]]:
         """Every projection, named by layer and rows, with its column of the magnitudes."""

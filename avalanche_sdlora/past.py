@@ -42,7 +42,7 @@ def model_at_task(model: SDLoRAModel, task: int, head: Literal["linear"] | None 
         past.head.forget_after(task)
         past.experiences.fill_(task)
         past.reductions = past.reductions if task == now else []
-    past._trained = past._count_trainable()
+    past._trained = past.count_trainable()
     return past.eval()
 
 

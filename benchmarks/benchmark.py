@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from avalanche.benchmarks import CLScenario
 
 from benchmarks.datasets import BENCHMARKS, benchmark_name
@@ -98,7 +99,9 @@ def make_benchmark(
         split: A split, or the file of one (see :func:`export_split`), instead of the benchmark's own; for
             benchmarks of image files only. ``root`` is still where the images are.
         class_order: The class names in the order of their arrival, or a file with one on each line, instead of the
-            seed's order.
+            seed's order. A file that ends in ``.npy`` holds the labels, which are places in the names of the data
+            set, as an array ``(classes,)`` of whole numbers: the orders of LAMDA-PILOT, ``numpy.random.seed(1993)``
+            and then ``numpy.random.permutation(classes)``, and of LibContinual are such arrays.
         strict: Refuse a data set that has not the published number of classes and images.
 
     Raises:
@@ -239,6 +242,8 @@ def _arrival(given: str | os.PathLike[str] | Sequence[str] | None, class_names: 
     where = "class_order"
     if isinstance(given, str | os.PathLike):
         where = f"class_order={os.fspath(given)!r}"
+        if Path(given).suffix == ".npy":
+            return _array_of_labels(Path(given), len(class_names), where)
         try:
             lines = Path(given).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -250,3 +255,14 @@ def _arrival(given: str | os.PathLike[str] | Sequence[str] | None, class_names: 
         raise ValueError(f"{where} must name each of the {len(class_names)} classes once; {what}.")
     labels = {name: label for label, name in enumerate(class_names)}
     return [labels[name] for name in given]
+
+
+def _array_of_labels(path: Path, n: int, where: str) -> list[int]:
+    """The labels of a file of NumPy, each of ``n`` once."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{where} cannot be read: {error}.") from error
+    if labels.dtype.kind not in "iu" or sorted(labels.flatten().tolist()) != list(range(n)) or labels.ndim != 1:
+        raise ValueError(f"{where} must hold each label from 0 to {n - 1} once, as whole numbers in one dimension.")
+    return [int(label) for label in labels]

@@ -54,7 +54,7 @@ class Images:
         validation: Fraction of the training images to hold out and to test on instead of the test images.
         split: File with the split of the images, as benchmarks.export_split writes it.
         class_order: File with the names of the classes in the order of their arrival, one on each line, instead of
-            the seed's order.
+            the seed's order; or an .npy file of their labels.
         strict: Whether a data set without the published number of classes and images is refused.
     """
 
@@ -110,7 +110,9 @@ class Arguments(Machine, Images, Training):
         recipe: Where everything left open comes from: default, paper or reference, or another table of the data
             set's file in experiments/recipes.
         method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
-            one low-rank adapter; olora, nlora, clora or inflora, with one for each task.
+            one low-rank adapter; olora, nlora, clora or inflora, with one for each task; or sora, lora_dropout,
+            rac_lora, prolora, xgblora, beamlora, prilora, lora_pm, lora_sub, ranpac, duallora or recycle, of
+            --grid relatives.
         backbone: A timm model name.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.

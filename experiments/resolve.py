@@ -108,7 +108,11 @@ def resolve(given: Arguments) -> Resolved:
     # for the plugins of a method with arguments of its own.
     arguments = _on_machine(arguments, config)
     if made.own():
-        made.plugins()  # refuses values out of range
+        try:
+            made.plugins()  # refuses values out of range
+        except ValueError as error:  # by the name that a plugin has for it, which several methods may share
+            own = f"{method.name}.{str(error).partition('=')[0]}"
+            raise ValueError(f"{method.name}.{error}" if own in made.own() else str(error)) from error
     return Resolved(arguments, made, config)
 
 

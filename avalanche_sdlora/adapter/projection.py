@@ -217,7 +217,7 @@ class Projection(GrowingModule):
         R = len(self.bank_A)
         added = coefficients.to(self.offset)[self.owner[:R]]
         self.replace("offset", torch.cat([self.offset[:R] + added, self.offset[R:]]))
-        self._set_current(self.A[:0], self.B[:, :0])
+        self.set_current(self.A[:0], self.B[:, :0])
 
     @torch.no_grad()
     def truncate(self, energy: float) -> None:
@@ -226,7 +226,7 @@ class Projection(GrowingModule):
         rank = parts.rank_for_energy(energy)
         if rank < len(self.A):
             A, B = parts.factors(rank)
-            self._set_current(A.to(self.A.dtype), B.to(self.B.dtype))
+            self.set_current(A.to(self.A.dtype), B.to(self.B.dtype))
 
     @torch.no_grad()
     def recompress(self, alpha: Tensor, rank: int, groups: int) -> None:
@@ -252,7 +252,9 @@ class Projection(GrowingModule):
         self.replace("offset", torch.cat([self.offset.new_zeros(rank), self.offset[R:]]))
         self.replace("norm", torch.cat([self.norm.new_ones(rank), self.norm[R:]]))
 
-    def _set_current(self, A: Tensor, B: Tensor) -> None:
+    @torch.no_grad()
+    def set_current(self, A: Tensor, B: Tensor) -> None:
+        """Puts ``A (r', in)`` and ``B (out, r')``, of no more rank, in place of the direction that trains."""
         end = len(self.bank_A) + len(A)
         self.replace("A", A)
         self.replace("B", B)

@@ -85,14 +85,17 @@ SHARED_BY_PROCESSES = frozenset(
 def check_processes(strategy: Any) -> None:
     """Refuses what is not known to work where several processes train one model.
 
-    Classes of a script's own count by the class of Avalanche that they are derived from.
+    Classes of a script's own count by the class of Avalanche that they are derived from; plugins of this package say in
+    Avalanche's ``supports_distributed`` whether they can.
 
     Raises:
         ValueError: The message names the plugin or the strategy.
     """
     for thing in (strategy, *strategy.plugins):
         own = next((kind for kind in type(thing).__mro__ if kind.__module__.startswith("avalanche.")), None)
-        if own is not None and own.__name__ not in SHARED_BY_PROCESSES:
+        ours = next((kind for kind in type(thing).__mro__ if kind.__module__.startswith("avalanche_sdlora.")), None)
+        alone = ours is not None and not getattr(ours, "supports_distributed", True)
+        if alone or (own is not None and own.__name__ not in SHARED_BY_PROCESSES):
             raise ValueError(
                 f"{type(thing).__name__} cannot train in several processes: it has not been made to see its part of "
                 "each batch. Start the script without torchrun, in one process"

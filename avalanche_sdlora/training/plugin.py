@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.utils import trigger_plugins
 from torch import Tensor
 
 from avalanche_sdlora import processes, stream
@@ -36,6 +37,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     reduced as the config says, and a head in closed form learns from one pass over the images of
     ``strategy.adapted_dataset`` in their evaluation transform. Evaluation changes nothing. An experience that fails,
     because the loss is not finite for instance, leaves model and optimizer as they were before it.
+
+    A plugin that has a method ``on_direction_end(strategy)`` is called when an experience's training is over,
+    before ranks are reduced and a head in closed form learns: whatever changes the new direction must do so there.
 
     Give it first in the strategy's list, so that other plugins see the model of the current experience::
 
@@ -480,13 +484,16 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
-        changed = align_learned(model, model.end_experience())
+        trained = model.count_trainable()
+        trigger_plugins(strategy, "on_direction_end")
+        changed = align_learned(model, model.end_experience(trained))
         if model.closed_form is not None and not self._learn(strategy, num_workers):
             self._point.begin_again(model)  # type: ignore[union-attr]
-            align_learned(model, model.end_experience())
+            align_learned(model, model.end_experience(trained))
             changed = True
-        if changed:
-            fill_optimizer(strategy.optimizer, model.trainable_groups(), reset_state=self.reset_optimizer_state)
+        groups = model.trainable_groups()
+        if changed or not holds_exactly(strategy.optimizer, groups):
+            fill_optimizer(strategy.optimizer, groups, reset_state=self.reset_optimizer_state)
         processes.check_alike(learned_state(model), f"after experience {stream.name(strategy.experience)}")
 
     def _learn(self, strategy: Any, num_workers: int) -> bool:

@@ -1,4 +1,4 @@
-"""The data sets, a file each, which is imported when its data set is asked for."""
+"""The data sets, a file each or for all that one code hands on, which is imported when its data set is asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 #: The module of each data set, and the name that its description has there.
 _HOMES = {
+    "cars": ("lamda_pilot", "SPLIT_CARS"),
     "cifar100": ("cifar100", "SPLIT_CIFAR100"),
     "cub200": ("cub200", "SPLIT_CUB200"),
     "digits": ("digits", "SPLIT_DIGITS"),
@@ -21,7 +22,10 @@ _HOMES = {
     "folder": ("folder", "SPLIT_FOLDER"),
     "imagenet_a": ("imagenet_a", "SPLIT_IMAGENET_A"),
     "imagenet_r": ("imagenet_r", "SPLIT_IMAGENET_R"),
+    "objectnet": ("lamda_pilot", "SPLIT_OBJECTNET"),
+    "omnibenchmark": ("lamda_pilot", "SPLIT_OMNIBENCHMARK"),
     "omniglot": ("omniglot", "SPLIT_OMNIGLOT"),
+    "vtab": ("lamda_pilot", "SPLIT_VTAB"),
 }
 
 

@@ -13,9 +13,14 @@ from typing import Any
 from experiments.methods.adapter_per_task import CLoRA, InfLoRA, NLoRA, OLoRA, SDLoRA
 from experiments.methods.method import SHARED, Method
 from experiments.methods.one_adapter import EWC, Joint, LoRA, LwF, Replay
+from experiments.methods.relatives import RELATIVES
 from experiments.methods.unadapted import Finetune, Probe
 
-_ALL = (SDLoRA, Probe, Finetune, LoRA, Joint, EWC, LwF, Replay, OLoRA, NLoRA, CLoRA, InfLoRA)
+_ALL: tuple[type[Method], ...] = (
+    *(SDLoRA, Probe, Finetune, LoRA, Joint, EWC, LwF, Replay),
+    *(OLoRA, NLoRA, CLoRA, InfLoRA),
+    *RELATIVES,
+)
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 """Every method by its name."""

@@ -38,7 +38,8 @@ class Method:
         fixed: Settings of SD-LoRA that the method itself decides.
         joint: Whether it learns all experiences at once.
         resumable: Whether everything it keeps can be saved with a checkpoint.
-        frozen: Whether it leaves the backbone as it is, so that an adapters file holds all that it learns.
+        frozen: Whether an adapters file holds all that it learns: it leaves the backbone as it is, and predicts by
+            weights alone.
 
     Raises:
         ValueError: An argument is negative, infinite or NaN.

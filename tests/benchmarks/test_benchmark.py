@@ -1,8 +1,9 @@
 """Every benchmark is made by one function, with the same options."""
 
+import numpy as np
 import pytest
 
-from benchmarks import BENCHMARKS, benchmark_name, check_folder, export_split, make_benchmark
+from benchmarks import BENCHMARKS, arrival_order, benchmark_name, check_folder, export_split, make_benchmark
 from tests.benchmarks.samples import SMALL, fill, labels_of
 
 
@@ -15,12 +16,14 @@ def test_names():
     assert all(benchmark_name(name.upper()) == name for name in BENCHMARKS)
     assert benchmark_name("FOLDER:/Some/Path:x") == "folder:/Some/Path:x"
     for unknown in ("digits:x", "flder:/x"):
-        with pytest.raises(ValueError, match=r"there are cifar100, cub200, digits, .*, folder:PATH"):
+        with pytest.raises(ValueError, match=r"there are cars, cifar100, cub200, digits, .*, folder:PATH"):
             benchmark_name(unknown)
 
 
 def test_an_unknown_benchmark_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match=r"benchmark 'cifar-10': there are cifar100, .*; did you mean cifar100\?"):
+    with pytest.raises(
+        ValueError, match=r"benchmark 'cifar-10': there are cars, cifar100, .*; did you mean cifar100\?"
+    ):
         make_benchmark("cifar-10", inputs=SMALL)
     with pytest.raises(ValueError, match=r"'xyz': there are [^;]*$"):
         make_benchmark("xyz", inputs=SMALL)
@@ -97,6 +100,20 @@ def test_a_class_order_can_be_given(tmp_path, as_file):
     benchmark = make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order" if as_file else order)
     assert benchmark.class_order == [int(digit) for digit in order]
     assert labels_of(benchmark.train_stream)[0] == {3, 1}
+
+
+def test_the_order_of_lamda_pilot_is_a_file_of_numpy(tmp_path):
+    order = np.random.RandomState(1993).permutation(10)  # as numpy.random.seed and numpy.random.permutation give
+    np.save(tmp_path / "order.npy", order)
+    benchmark = make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
+    assert benchmark.class_order == order.tolist() == arrival_order(10, 1993)
+    for wrong in (np.arange(9), np.arange(10.0), np.zeros(10, int), np.arange(10)[None]):
+        np.save(tmp_path / "order.npy", wrong)
+        with pytest.raises(ValueError, match=r"order.npy' must hold each label from 0 to 9 once"):
+            make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
+    (tmp_path / "order.npy").write_text("3 1")
+    with pytest.raises(ValueError, match=r"order.npy' cannot be read"):
+        make_benchmark("digits", inputs=SMALL, class_order=tmp_path / "order.npy")
 
 
 @pytest.mark.parametrize(

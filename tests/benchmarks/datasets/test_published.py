@@ -1,12 +1,13 @@
 """The published data sets are read from trees like theirs, and compared with their published numbers."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from avalanche_sdlora import SDLoRAConfig
-from benchmarks import arrival_order, make_benchmark
+from benchmarks import BENCHMARKS, arrival_order, classes_per_experience, make_benchmark
 from benchmarks.datasets.domainnet import DOMAINS
 from tests.benchmarks.samples import SMALL, fill, labels_of, write_image
 from tests.common import strategy_for, tiny_vit
@@ -44,6 +45,11 @@ def domainnet(folder):
             (folder / f"{domain}_{part}.txt").write_text(lines)
 
 
+def parts(folder):
+    fill(folder / "train", {"b": 4, "a": 2})
+    fill(folder / "test", {"a": 1, "b": 3}, seed=1)
+
+
 TREES = {
     "imagenet_r": ("imagenet-r", imagenet, (12, 3), "2 classes instead of 200, 15 all images instead of 30000"),
     "imagenet_a": ("imagenet-a", imagenet, (12, 3), "2 classes instead of 200, 15 all images instead of 7500"),
@@ -53,6 +59,30 @@ TREES = {
         domainnet,
         (24, 12),
         "24 train images instead of 409832, 12 test images instead of 176743",
+    ),
+    "objectnet": (
+        "objectnet",
+        parts,
+        (6, 4),
+        "2 classes instead of 200, 6 train images instead of 26509, 4 test images instead of 6628",
+    ),
+    "omnibenchmark": (
+        "omnibenchmark",
+        parts,
+        (6, 4),
+        "2 classes instead of 300, 6 train images instead of 89697",
+    ),
+    "vtab": (
+        "vtab-cil/vtab",
+        parts,
+        (6, 4),
+        "2 classes instead of 50, 6 train images instead of 1796, 4 test images instead of 8619",
+    ),
+    "cars": (
+        "cars",
+        parts,
+        (6, 4),
+        "2 classes instead of 196, 6 train images instead of 8144, 4 test images instead of 8041",
     ),
 }
 
@@ -147,3 +177,23 @@ def test_incomplete_lists_and_trees_are_refused(tmp_path, file, content, message
         (tmp_path / file).write_text(content)
     with pytest.raises(ValueError, match=message):
         make_benchmark("domainnet", root=tmp_path, inputs=SMALL, n_experiences=1, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "tasks"),
+    [("objectnet", 200, 10), ("omnibenchmark", 300, 10), ("vtab", 50, 5), ("cars", 196, 14)],
+)
+def test_a_data_set_of_lamda_pilot_divides_into_its_usual_tasks_and_missing_ones_say_what_to_get(
+    tmp_path, name, classes, tasks
+):
+    spec, folder = BENCHMARKS[name], TREES[name][0]
+    assert classes_per_experience(classes, spec.n_experiences) == tasks * [classes // tasks]
+    where = re.escape(f"{folder}/train/CLASS/IMAGE and {folder}/test/CLASS/IMAGE")
+    with pytest.raises(RuntimeError, match=f"Get it from https://.*LAMDA-PILOT.* there is {where}"):
+        make_benchmark(name, root=tmp_path, inputs=SMALL)
+
+
+def test_a_data_set_of_lamda_pilot_needs_both_parts(tmp_path):
+    fill(tmp_path / "objectnet" / "train", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match="objectnet lacks test; expected train/CLASS/IMAGE and test/CLASS/IMAGE"):
+        make_benchmark("objectnet", root=tmp_path, inputs=SMALL, strict=False)
