@@ -110,9 +110,7 @@ class Arguments(Machine, Images, Training):
         recipe: Where everything left open comes from: default, paper or reference, or another table of the data
             set's file in experiments/recipes.
         method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
-            one low-rank adapter; olora, nlora, clora or inflora, with one for each task; or sora, lora_dropout,
-            rac_lora, prolora, xgblora, beamlora, prilora, lora_pm, lora_sub, ranpac, duallora or recycle, of
-            --grid relatives.
+            one low-rank adapter; olora, nlora, clora or inflora, with one for each task; or one of --grid relatives.
         backbone: A timm model name.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.

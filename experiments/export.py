@@ -73,7 +73,9 @@ def _published(run: Path) -> dict[str, str]:
     for key in _WHERE:  # of a file its name, not where it is
         if results["arguments"].get(key):
             results["arguments"][key] = Path(results["arguments"][key]).name
-    results["arguments"]["dataset"] = _without_path(results["arguments"]["dataset"])
+    dataset = results["arguments"]["dataset"]
+    results["arguments"]["dataset"] = _without_path(dataset)
+    results["images"] = results["images"].replace(dataset.partition(":")[2] or dataset, dataset_title(dataset))
     files = {"results.json": json.dumps(results, ensure_ascii=False) + "\n"}
     if (run / "config.toml").is_file():
         values = read_config(str(run / "config.toml"))

@@ -155,7 +155,7 @@ def test_what_is_wrong_in_a_grid_is_named(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--grid", "varants"], "there are methods, recipes, variants.*did you mean variants"),
+        (["digits", "--grid", "varants"], "there are methods, recipes, relatives, variants.*did you mean variants"),
         (["digits", "--grid", "presets"], "this grid is now called recipes"),
         (["digits", "--preset", "paper"], "--preset: write --sdlora.preset"),
         (["digits", "--ouput", "x"], "--ouput; did you mean output"),

@@ -26,6 +26,8 @@ def test_a_folder_of_images_is_published_by_its_name(finished, tmp_path):
     run = shutil.copytree(finished[1], tmp_path / "own")
     for file in (run / "results.json", run / "config.toml"):
         file.write_text(file.read_text().replace('"digits"', f'"folder:{tmp_path}/flowers"'))
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"images": f"images in {tmp_path}/flowers: 8"}))
     (folder,) = export([str(run)], str(tmp_path / "published"))
     for file in (folder / "results.json", folder / "config.toml"):
         assert '"folder:flowers"' in file.read_text()
