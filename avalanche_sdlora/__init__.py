@@ -4,9 +4,10 @@ The names of this package are imported when they are first used: Avalanche takes
 everything else, and whoever asks for :class:`SDLoRAConfig` alone need not wait for it.
 """
 
-from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from avalanche_sdlora.lazy import imported
 
 if TYPE_CHECKING:
     from avalanche_sdlora.backbones import create_backbone
@@ -69,17 +70,10 @@ _HOMES = {
     "training.plugin": ("SDLoRAPlugin",),
     "training.strategy": ("SDLoRAStrategy",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for (PEP 562), once."""
-    if name in _HOME:
-        globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        return value
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:  # avalanche_sdlora.processes.size()
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return imported(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

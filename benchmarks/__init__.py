@@ -3,9 +3,9 @@
 The names of this package are imported when they are first used, see :mod:`avalanche_sdlora`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from avalanche_sdlora.lazy import imported
 from benchmarks.datasets import BENCHMARKS, benchmark_name
 from benchmarks.images.choices import Augment, Cache
 
@@ -41,15 +41,10 @@ _HOMES = {
     "images.transforms": ("InputSpec", "eval_transform", "train_transform"),
     "streams": ("arrival_order", "classes_per_experience", "split_by_class", "split_by_domain"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for (PEP 562), once."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
+    return imported(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-from avalanche_sdlora.heads.sureness import sure
+from avalanche_sdlora.heads.sureness import POWERS, sure
 from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, inputs, space_of
 from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
 
@@ -52,7 +52,7 @@ class Lesson(NamedTuple):
     hits: dict[str, int]
     penalty: float | None
     temperature: float
-    power: float | None
+    power: int | None
 
 
 class ClosedFormHead(GrowingModule):
@@ -89,7 +89,8 @@ class ClosedFormHead(GrowingModule):
         chosen: The index of what predicts.
         penalty: Of that, if it is a ridge regression, once it is solved.
         temperature: What its scores have been divided by.
-        tail: ``1 / k`` of :mod:`avalanche_sdlora.heads.sureness`; 0 where no images were held out.
+        power: ``k`` of :mod:`avalanche_sdlora.heads.sureness`; None where no images were held out: the softmax of the
+            scores is all there is.
 
     Raises:
         ValueError: An argument is out of range.
@@ -100,7 +101,6 @@ class ClosedFormHead(GrowingModule):
     weight: Tensor
     bias: Tensor
     before: Tensor
-    tail: Tensor
 
     def __init__(
         self,
@@ -122,6 +122,7 @@ class ClosedFormHead(GrowingModule):
         self.parts = parts
         self.penalty: float | None = None
         self.temperature = 1.0
+        self.power: int | None = None
         self.candidates = candidates(kind, expansion)
         self.chosen = 0
         units = max(c.units for c in self.candidates)
@@ -133,23 +134,24 @@ class ClosedFormHead(GrowingModule):
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
-        self.register_buffer("tail", torch.zeros((), dtype=torch.float64))
         self.frame = Frame(features, parts) if drift == "linear" else None
 
     def get_extra_state(self) -> Tensor:
-        """``learning`` and ``chosen``: plain attributes otherwise, so that reading them never waits for a device."""
-        return torch.tensor([int(self.learning), self.chosen])
+        """``learning``, ``chosen``, ``power``: plain attributes otherwise, so that reading never waits for a device."""
+        return torch.tensor([int(self.learning), self.chosen, self.power or 0])
 
     def set_extra_state(self, state: Tensor) -> None:
         """The opposite of :meth:`get_extra_state`.
 
         Raises:
-            ValueError: No such candidate.
+            ValueError: No such candidate, or no power that was compared.
         """
-        learning, chosen = map(int, state)
+        learning, chosen, power = map(int, state)
         if not 0 <= chosen < len(self.candidates):
             raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
-        self.learning, self.chosen = bool(learning), chosen
+        if power not in (0, *POWERS):
+            raise ValueError(f"power={power}: expected one of {', '.join(map(str, POWERS))}, or 0 for none")
+        self.learning, self.chosen, self.power = bool(learning), chosen, power or None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -356,8 +358,7 @@ class ClosedFormHead(GrowingModule):
             self.sums[space] = sums
         self.chosen = self.evidence.best()
         weight, bias, self.penalty = self._solved(trial)
-        power, self.temperature = self.evidence.sureness(self.chosen) or (None, 1.0)
-        self.tail.fill_(0.0 if power is None else 1 / power)
+        self.power, self.temperature = self.evidence.sureness(self.chosen) or (None, 1.0)
         index = self.statistics.labels
         self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
         self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias / self.temperature))
@@ -386,11 +387,6 @@ class ClosedFormHead(GrowingModule):
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(h, self.weight.to(h.dtype), self.bias.to(h.dtype))
 
-    @property
-    def power(self) -> float | None:
-        """``k`` of :mod:`avalanche_sdlora.heads.sureness`; None: the softmax of the scores is all there is."""
-        return 1 / float(self.tail) if self.tail else None
-
     def sure(self, scores: Tensor, masked: Tensor) -> Tensor:
         """Logits, whose softmax are the probabilities.
 
@@ -398,8 +394,7 @@ class ClosedFormHead(GrowingModule):
             scores: Of :meth:`forward`, ``(n, k)`` in any order.
             masked: ``(n or 1, k)``, which of them belong to classes that do not compete.
         """
-        masked = masked | (scores == MASKED)
-        return scores if self.power is None else sure(scores, self.power, masked)
+        return scores if self.power is None else sure(scores, self.power, masked | (scores == MASKED))
 
     def plain(self) -> tuple[nn.Sequential | None, Tensor, Tensor]:
         """The function of this head as layers of torch.

@@ -196,7 +196,7 @@ class Evidence(nn.Module):
             recent = FADING * recent + verdict.right.shape[1]
         return float(TEMPERATURES[int((loss + doubt / recent).argmin())]) if recent else 1.0
 
-    def sureness(self, classifier: int) -> tuple[float, float] | None:
+    def sureness(self, classifier: int) -> tuple[int, float] | None:
         """Power and width under which the largest probability forecasts best whether it is right; None without images.
 
         As for :meth:`temperature`, one more image of any class counts. What is asked for is how often a prediction is
@@ -207,4 +207,4 @@ class Evidence(nn.Module):
             return None
         true, drawn = self.surprise[classifier]
         best = int((true + drawn / self.recent).argmin())
-        return float(POWERS[best // len(WIDTHS)]), float(WIDTHS[best % len(WIDTHS)])
+        return POWERS[best // len(WIDTHS)], float(WIDTHS[best % len(WIDTHS)])

@@ -9,7 +9,7 @@ from torch import Tensor
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.methods.inputs import input_moments
 from avalanche_sdlora.methods.lora import LoRAPlugin
-from avalanche_sdlora.methods.subspace import extend, free_rows
+from avalanche_sdlora.methods.subspace import check_threshold, extend, free_rows
 from avalanche_sdlora.processes import from_first
 
 
@@ -35,9 +35,7 @@ class InfLoRAPlugin(LoRAPlugin, supports_distributed=True):  # type: ignore[call
 
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
-        self.threshold = threshold
+        self.threshold = check_threshold(threshold)
         #: For each layer, orthonormal columns ``(in, k)`` that span the protected subspace.
         self.bases: dict[str, Tensor] = {}
 

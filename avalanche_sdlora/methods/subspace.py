@@ -13,6 +13,17 @@ import torch
 from torch import Tensor
 
 
+def check_threshold(threshold: float) -> float:
+    """A share of a task's energy, as it is.
+
+    Raises:
+        ValueError: It is not above 0, or above 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
+    return threshold
+
+
 def free_rows(moment: Tensor, basis: Tensor, rank: int) -> Tensor:
     """``A``: where a task's inputs are strongest outside the protected subspace.
 

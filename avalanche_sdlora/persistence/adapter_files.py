@@ -213,9 +213,11 @@ def _complete(tensors: dict[str, Tensor]) -> None:
     Version 1 does not say what earlier tasks were, of which nothing is known; up to version 2, probabilities are the
     softmax of the scores.
     """
-    if "closed_form.evidence.loss" in tensors and "closed_form.tail" not in tensors:
-        empty = Evidence(len(tensors["closed_form.evidence.loss"])).surprise
-        tensors |= {"closed_form.tail": torch.zeros((), dtype=empty.dtype), "closed_form.evidence.surprise": empty}
+    if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
+        evidence, state = Evidence(len(tensors["closed_form.evidence.loss"])), "closed_form._extra_state"
+        tensors["closed_form.evidence.surprise"] = evidence.surprise
+        if state in tensors:
+            tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(1)])
     for name in [name for name in tensors if name.endswith(".owner")]:
         tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
     if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():

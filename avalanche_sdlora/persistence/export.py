@@ -18,6 +18,7 @@ from avalanche_sdlora.adapter.functional import all_factors, linear_layer
 from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.heads.classifier import gives_outputs, leave_plain
+from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.readout import plain_reader
 from avalanche_sdlora.heads.sureness import plain_sure
@@ -51,8 +52,8 @@ def merge(model: SDLoRAModel) -> nn.Module:
             f"model: {backbone_name(model.backbone)} returns an object in place of a tensor, which no plain head "
             "takes; use the model itself, or wrap its backbone in a module that returns features before adapting it"
         )
-    expansion, weight, bias = _classifier(model)
     solved = model.closed_form if model.closed_form is not None and model.closed_form.ready else None
+    expansion, weight, bias = _classifier(model, solved)
     last = None if solved is None or solved.power is None else plain_sure(solved.power, bias == MASKED)
     backbone = copy.deepcopy(model.backbone)
     leave_plain(backbone)
@@ -141,7 +142,7 @@ def _stacked(adapter: SDLoRALinear) -> tuple[Tensor, Tensor]:
     return A, B
 
 
-def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tensor]:
+def _classifier(model: SDLoRAModel, solved: ClosedFormHead | None) -> tuple[nn.Sequential | None, Tensor, Tensor]:
     """Expansion of the features, if any; weight ``(classes, d)`` and bias ``(classes,)`` by class label.
 
     Classes never seen have weight 0 and bias -1000.
@@ -153,9 +154,9 @@ def _classifier(model: SDLoRAModel) -> tuple[nn.Sequential | None, Tensor, Tenso
     if not len(model.head.weight):
         raise ValueError("model: has seen no classes yet; expected one that began to learn")
     expansion, weight, bias = None, model.head.weight.detach(), model.head.bias.detach()
-    if model.closed_form is not None and model.closed_form.ready:
-        expansion, *solved = model.closed_form.plain()
-        weight, bias = (t.to(weight) for t in solved)
+    if solved is not None:
+        expansion, *own = solved.plain()
+        weight, bias = (t.to(weight) for t in own)
     unseen = rows < 0
     rows = rows.masked_fill(unseen, 0)
     return expansion, weight[rows].masked_fill(unseen[:, None], 0.0), bias[rows].masked_fill(unseen, MASKED)

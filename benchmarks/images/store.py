@@ -51,7 +51,7 @@ class Store:
             ) from error
 
     def read(self, key: bytes) -> bytes | None:
-        """What is kept by the key, or None."""
+        """The bytes that are kept under the key; None where there are none."""
         if not self._gives:
             return None
         try:

@@ -61,7 +61,7 @@ def test_every_name_of_a_package_is_there_when_it_is_asked_for(package):
             assert pickle.loads(pickle.dumps(found)) is found
     with pytest.raises(AttributeError, match="no attribute 'SDLoRa'"):
         package.SDLoRa  # noqa: B018
-    assert set(package._HOME) <= set(package.__all__)
+    assert {name for names in package._HOMES.values() for name in names} <= set(package.__all__)
     names = {}
     exec(f"from {package.__name__} import *", names)
     assert set(package.__all__) <= set(names)

@@ -12,7 +12,7 @@ from avalanche_sdlora.adapter.linear import SDLoRALinear, adapters_of, projectio
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.methods.inputs import input_moments
 from avalanche_sdlora.methods.relatives.relative import RelativePlugin
-from avalanche_sdlora.methods.subspace import extend, free_rows
+from avalanche_sdlora.methods.subspace import check_threshold, extend, free_rows
 
 
 class DualLoRAPlugin(RelativePlugin):
@@ -44,9 +44,7 @@ class DualLoRAPlugin(RelativePlugin):
 
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
-        self.threshold = threshold
+        self.threshold = check_threshold(threshold)
         #: For each adapted layer, orthonormal columns ``(in, k)`` that span the protected subspace.
         self.bases: dict[str, Tensor] = {}
         #: For each adapted layer and task, the mean share ``e_k``.

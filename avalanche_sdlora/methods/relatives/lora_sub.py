@@ -13,6 +13,7 @@ from avalanche_sdlora.adapter.linear import adapters_of, projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.methods.inputs import input_moments
 from avalanche_sdlora.methods.relatives.relative import RelativePlugin
+from avalanche_sdlora.methods.subspace import check_threshold
 from avalanche_sdlora.model import SDLoRAModel
 
 
@@ -63,9 +64,7 @@ class LoRASubPlugin(RelativePlugin):
 
     def __init__(self, threshold: float = 0.9) -> None:
         super().__init__()
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold={threshold!r}: expected a number above 0 and at most 1")
-        self.threshold = threshold
+        self.threshold = check_threshold(threshold)
         #: For each adapted layer orthonormal columns ``(in, k)`` that span the space; empty for the first task.
         self.spaces: dict[str, Tensor] = {}
 
