@@ -282,7 +282,7 @@ class ClosedFormHead(GrowingModule):
         taken = self._better(before, after, first=not len(self.statistics.labels))
         verdict = taken.verdict
         if before is not None and taken is after and len(self.statistics.labels):
-            as_old = self._trials.of_old_classes(before, self.before, images)
+            as_old = self._trials.of_old_classes(base, before, self.before, images)
             if as_old is not None and before.verdict is not None and self.evidence.harms(before.verdict, as_old):
                 taken, verdict = before, before.verdict
             else:

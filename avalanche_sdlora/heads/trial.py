@@ -138,15 +138,17 @@ class Trials:
         solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.alone, known)]
         return Trial(frame, base, kept_out, solved, self._judge(*self._scores(solved, base, images, judged, frame)))
 
-    def of_old_classes(self, before: Trial, old: Tensor, images: Images) -> Verdict | None:
+    def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
 
         The classes of an experience are recognised by statistics of the features as they are; all older ones by
-        statistics of features that have moved since, brought back by a map that was estimated on other classes. So the
-        present classes are put in their place: the candidates are those made of the features before the experience,
-        and each half of the classes is recognised after it by the map that the other half gives.
+        statistics of features that have moved since, brought back by a map that was estimated on other classes, beside
+        newer classes whose statistics have come back by that map. So half of the present classes are put in the place
+        of old ones: their statistics are of the features before the experience, those of the other half of the
+        features after it, brought back by the map that this other half gives; then the halves change places.
 
         Args:
+            base: Statistics of what counts beside the images of the experience.
             before: What the features before the experience made.
             old: Those features ``(n, d)``.
             images: With the features after it.
@@ -165,7 +167,12 @@ class Trials:
             judged = own & held & known
             if judged.any() and not own.all():
                 frame = followed(before.frame, old[~own], x[~own])
-                found.append(self._scores(before.solved, before.base, images, judged, frame))
+                sums = {space: s.copy() for space, s in base.items()}
+                for features, seen, coordinates in ((old, own & ~held, before.frame), (x, ~own & ~held, frame)):
+                    for space, s in self.gathered(features[seen], y[seen], coordinates, sums).items():
+                        sums[space].add(s)
+                solved = [c.solve(sums[space_of(c)], was.penalty) for c, was in zip(self.alone, before.solved)]
+                found.append(self._scores(solved, sums, images, judged, frame))
                 places.append(judged.nonzero().flatten())
         if not found:
             return None
