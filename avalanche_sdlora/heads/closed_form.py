@@ -31,9 +31,10 @@ class Lesson(NamedTuple):
         held_out: Number of the experience's images that were held out.
         right: How many of them the head has right that was made without them, on the features that are taken.
         right_before: How many on the features before the experience; None where they were not compared.
-        old_kept: How many images held out so far, put in the place of old classes, were right after their experience
-            and wrong before it.
-        old_harmed: The other way round; where that is clearly more, experiences are not kept.
+        loss: Their mean negative log likelihood, in nats, on the features after the experience; None where there are
+            none to judge, or those features are not finite.
+        loss_before: That on the features before the experience; None where they were not compared.
+        old_loss: That of these images in the place of old classes, after the experience; None where that was not asked.
         hits: By name, how many of all images held out so far each classifier had right: those of the first experience
             as they were at its end, those of later ones as images of old classes are recognised.
         penalty: Of a ridge regression.
@@ -47,8 +48,9 @@ class Lesson(NamedTuple):
     held_out: int
     right: int
     right_before: int | None
-    old_kept: int
-    old_harmed: int
+    loss: float | None
+    loss_before: float | None
+    old_loss: float | None
     hits: dict[str, int]
     penalty: float | None
     temperature: float
@@ -279,23 +281,26 @@ class ClosedFormHead(GrowingModule):
         if remembered and may_go_back:
             known = [] if after is None else [solved.penalty for solved in after.solved]
             before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
-        taken = self._better(before, after, first=not len(self.statistics.labels))
-        verdict = taken.verdict
-        if before is not None and taken is after and len(self.statistics.labels):
+        first = not len(self.statistics.labels)
+        taken = self._better(before, after, first=first)
+        verdict, as_old = taken.verdict, None
+        if before is not None and before.verdict is not None and taken is after and not first:
             as_old = self._trials.of_old_classes(base, before, self.before, images)
-            if as_old is not None and before.verdict is not None and self.evidence.harms(before.verdict, as_old):
+            if as_old is not None and self.evidence.harms(before.verdict, as_old):
                 taken, verdict = before, before.verdict
             else:
                 verdict = as_old or verdict
+        losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
         self._commit(taken, verdict, rows, anew)
         return Lesson(
             kept=taken is after,
             classifier=self.candidates[self.chosen].name,
             held_out=int(held.sum()),
             right=0 if taken.verdict is None else int(taken.verdict.right[self.chosen].sum()),
-            right_before=None if before is None or before.verdict is None else int(self._right(before).sum()),
-            old_kept=int(self.evidence.kept),
-            old_harmed=int(self.evidence.harmed),
+            right_before=None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum()),
+            loss=losses[0],
+            loss_before=losses[1],
+            old_loss=losses[2],
             hits={c.name: int(n) for c, n in zip(self.candidates, self.evidence.hits)},
             penalty=self.penalty,
             temperature=self.temperature,
@@ -317,21 +322,25 @@ class ClosedFormHead(GrowingModule):
     def _better(self, before: Trial | None, after: Trial | None, *, first: bool) -> Trial:
         """The features after an experience, unless those before it are clearly better or the only ones there are.
 
-        The ``first`` one moves the features farthest, for all classes to come: they must be better after it.
+        The ``first`` one moves the features farthest, for all classes to come: more images must be right after it.
         """
         if after is None or before is None:
             found = before if after is None else after
             assert found is not None
             return found
-        old, new = self._right(before), self._right(after)
-        goes_back = new.sum() <= old.sum() if first else clearly_worse(new, old)
+        if before.verdict is None or after.verdict is None:
+            return before if first else after
+        (old, old_surprisal), (new, new_surprisal) = self._best(before.verdict), self._best(after.verdict)
+        goes_back = new.sum() <= old.sum() if first else clearly_worse(new_surprisal, old_surprisal)
         return before if goes_back else after
 
-    def _right(self, trial: Trial) -> Tensor:
-        """Where the classifier that a trial would choose is right on its held-out images, ``(n,)``."""
-        if trial.verdict is None:
-            return torch.zeros(0, dtype=torch.bool)
-        return trial.verdict.right[self.evidence.best(trial.verdict)]
+    def _best(self, verdict: Verdict) -> tuple[Tensor, Tensor]:
+        """Where the classifier is right that a verdict would choose, ``(n,)``, and how each image surprises it."""
+        i = self.evidence.best(verdict)
+        return verdict.right[i], verdict.surprisal[i]
+
+    def _loss(self, verdict: Verdict | None) -> float | None:
+        return None if verdict is None else float(self._best(verdict)[1].mean())
 
     def _collected(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """All features ``(n, d)``, which are needed several times, the rows of their classes, and those remembered.

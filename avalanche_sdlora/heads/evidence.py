@@ -22,12 +22,15 @@ class Verdict(NamedTuple):
 
     Attributes:
         right: ``(classifiers, n)``, whether each image was classified right.
+        surprisal: ``(classifiers, n)``, negative log likelihood of each image's true class, in nats, by probabilities
+            of the temperature that suits the classifier best on these images and one more of any class.
         loss: ``(classifiers, temperatures)``, summed negative log likelihood of the true classes, in nats.
         doubt: ``(classifiers, temperatures)``, that sum for classes drawn evenly from those that compete.
         surprise: ``(classifiers, 2, powers, widths)``, of each :func:`avalanche_sdlora.heads.sureness.surprise`.
     """
 
     right: Tensor
+    surprisal: Tensor
     loss: Tensor
     doubt: Tensor
     surprise: Tensor
@@ -42,24 +45,44 @@ def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
     """
     right = torch.stack([s.argmax(1) == targets for s in scores])
     loss, doubt = (torch.zeros(len(scores), len(TEMPERATURES), dtype=torch.float64) for _ in range(2))
+    surprisals = []
     for i, s in enumerate(scores):
         s = s.double()
+        found = []
         for j, temperature in enumerate(TEMPERATURES.tolist()):
             log_p = torch.log_softmax(s / temperature, dim=1)
-            loss[i, j] = -log_p.gather(1, targets[:, None]).sum()
+            found.append(-log_p.gather(1, targets[:, None])[:, 0])
+            loss[i, j] = found[-1].sum()
             doubt[i, j] = -log_p.mean(1).sum()
+        surprisals.append(found[int((loss[i] + doubt[i] / max(1, len(s))).argmin())])
     surprises = torch.stack([surprise(s.double(), targets) for s in scores])
-    return Verdict(right, loss.to(right.device), doubt.to(right.device), surprises.to(right.device))
+    return Verdict(right, torch.stack(surprisals), *(t.to(right.device) for t in (loss, doubt, surprises)))
 
 
-def clearly_worse(right: Tensor, before: Tensor) -> bool:
-    """Whether a classifier is worse on ``n`` images than another by more than the standard error of the difference.
+def clearly_worse(surprisal: Tensor, before: Tensor) -> bool:
+    """Whether ``n`` images surprise a classifier more than another by more than the standard error of the difference.
+
+    Their surprisal tells apart what counts of right ones do not: where few images are held out, most of them stay right
+    or wrong while the probability of their class falls.
 
     Args:
-        right: ``(n,)``, where it is right.
-        before: ``(n,)``, where the other is.
+        surprisal: ``(n,)``, the classifier's, see :class:`Verdict`.
+        before: ``(n,)``, the other's.
     """
-    return bool(clearly_more(*comparisons(before, right)))
+    return bool(clearly_above_zero(*moments(surprisal - before)))
+
+
+def moments(difference: Tensor) -> Tensor:
+    """The sum ``(2,)`` of paired differences ``(n,)``, and that of their squares: what adds up over experiences."""
+    return torch.stack([difference.sum(), difference.square().sum()])
+
+
+def clearly_above_zero(total: Tensor, squares: Tensor) -> Tensor:
+    """Whether a sum of differences exceeds its standard error if their mean is 0, the root of the sum of squares.
+
+    One more image counts with them, of a difference of a nat: a few equal images would otherwise make rounding clear.
+    """
+    return total > (squares + 1).sqrt()
 
 
 def comparisons(right: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +111,8 @@ class Evidence(nn.Module):
         hits: ``(classifiers,)``, how many of them each classified right.
         won: ``(classifiers,)``, how many each had right and the first one wrong.
         lost: ``(classifiers,)``, the other way round.
-        kept: How many of them, put in the place of old classes, were right after an experience and wrong before it.
-        harmed: The other way round.
+        harm: ``(2,)``, by how many nats images in the place of old classes surprise more after an experience than
+            before it, and the sum of the squares; of the experiences that were kept.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the weights of ``loss``.
@@ -101,8 +124,7 @@ class Evidence(nn.Module):
     hits: Tensor
     won: Tensor
     lost: Tensor
-    kept: Tensor
-    harmed: Tensor
+    harm: Tensor
     loss: Tensor
     doubt: Tensor
     surprise: Tensor
@@ -115,8 +137,7 @@ class Evidence(nn.Module):
             ("hits", (classifiers,)),
             ("won", (classifiers,)),
             ("lost", (classifiers,)),
-            ("kept", ()),
-            ("harmed", ()),
+            ("harm", (2,)),
             ("loss", (classifiers, len(TEMPERATURES))),
             ("doubt", (classifiers, len(TEMPERATURES))),
             ("surprise", (classifiers, 2, len(POWERS), len(WIDTHS))),
@@ -144,20 +165,21 @@ class Evidence(nn.Module):
 
     @torch.no_grad()
     def harms(self, before: Verdict, after: Verdict) -> bool:
-        """Adds what an experience does to old classes; whether experiences have clearly harmed them so far.
+        """Whether an experience, with those kept so far, clearly harms old classes; adds what it does if it does not.
 
-        One experience holds too few images out to say so, all of them do not. What is compared is the classifier that
-        ``before`` would choose.
+        One experience holds few images out, all of them hold more. What is compared is the classifier that ``before``
+        would choose.
 
         Args:
             before: On images as the features before the experience show them.
             after: On these images in the place of old classes.
         """
         i = self.best(before)
-        kept, harmed = comparisons(after.right[i], before.right[i])
-        self.kept += kept
-        self.harmed += harmed
-        return bool(clearly_more(self.harmed, self.kept))
+        harm = self.harm + moments(after.surprisal[i] - before.surprisal[i])
+        if clearly_above_zero(*harm):
+            return True
+        self.harm.copy_(harm)
+        return False
 
     def clear(self) -> None:
         """Forgets everything."""

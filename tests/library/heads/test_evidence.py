@@ -22,7 +22,13 @@ def test_every_class_gives_its_share_and_keeps_an_image():
 def verdict_of(right):
     """A verdict that says only where classifiers are right."""
     n = len(right)
-    return Verdict(right, torch.zeros(n, 101), torch.zeros(n, 101), torch.zeros(n, 2, len(POWERS), len(WIDTHS)))
+    return Verdict(
+        right,
+        torch.zeros(right.shape),
+        torch.zeros(n, 101),
+        torch.zeros(n, 101),
+        torch.zeros(n, 2, len(POWERS), len(WIDTHS)),
+    )
 
 
 def scores(n=400, classes=4, seed=0, signal=1.0):
@@ -115,16 +121,31 @@ def test_sure_logits_keep_the_order_and_leave_masked_classes_out():
 
 
 def test_worse_means_by_more_than_the_standard_error_of_the_difference():
-    n = torch.arange(100)
-    assert not clearly_worse(n < 89, n < 90)
-    assert clearly_worse(n < 88, n < 90)
-    assert not clearly_worse(n < 95, n < 90)
-    assert not clearly_worse(torch.roll(n, 5) < 88, n < 90)  # 2 fewer in all, 12 images differ
+    g = torch.Generator().manual_seed(0)
+    before, noise = torch.rand(400, generator=g), torch.randn(400, generator=g)
+    noise -= noise.mean()  # its sum has a standard error of 20
+    assert not clearly_worse(before + noise + 0.8 * 20 / 400, before)
+    assert clearly_worse(before + noise + 1.2 * 20 / 400, before)
+    assert not clearly_worse(before, before)
 
 
-def test_small_harm_to_old_classes_adds_up_until_it_is_clear():
-    before, after = (verdict_of(torch.arange(20)[None] < n) for n in (15, 14))
+def test_a_falling_probability_tells_of_harm_before_images_are_wrong():
+    s, y = scores(n=50, signal=6.0)
+    before, after = (
+        judge([s], y),
+        judge([s + 2.0 * torch.randn(s.shape, generator=torch.Generator().manual_seed(0))], y),
+    )
+    assert before.right.sum() - after.right.sum() < 5  # of 50
     evidence = Evidence(1)
-    assert [evidence.harms(before, after) for _ in range(3)] == [False, True, True]
-    assert [evidence.harms(after, before) for _ in range(3)] == [False, False, False]
-    assert (evidence.kept, evidence.harmed) == (3, 3)
+    assert not evidence.harms(before, before)
+    assert evidence.harms(before, after)
+    assert evidence.harm.tolist() == [0.0, 0.0]  # of experiences that were kept
+
+
+def test_small_harm_adds_up_over_the_experiences_that_are_kept():
+    before = verdict_of(torch.ones(1, 20, dtype=torch.bool))
+    after = before._replace(surprisal=torch.tensor([[-0.6, 0.7] * 10]))
+    evidence = Evidence(1)
+    found = [evidence.harms(before, after) for _ in range(20)]
+    assert not any(found[:8])
+    assert all(found[9:])
