@@ -241,7 +241,7 @@ class ClosedFormHead(GrowingModule):
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
                 are clearly better on the images held out, or where experiences have clearly harmed old classes; and
-                after the first experience unless they are worse.
+                after the first experience unless they are clearly worse.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -322,7 +322,7 @@ class ClosedFormHead(GrowingModule):
     def _better(self, before: Trial | None, after: Trial | None, *, first: bool) -> Trial:
         """The features after an experience, unless those before it are clearly better or the only ones there are.
 
-        The ``first`` one moves the features farthest, for all classes to come: more images must be right after it.
+        The ``first`` one moves the features farthest, for all classes to come: they must be clearly better after it.
         """
         if after is None or before is None:
             found = before if after is None else after
@@ -330,8 +330,8 @@ class ClosedFormHead(GrowingModule):
             return found
         if before.verdict is None or after.verdict is None:
             return before if first else after
-        (old, old_surprisal), (new, new_surprisal) = self._best(before.verdict), self._best(after.verdict)
-        goes_back = new.sum() <= old.sum() if first else clearly_worse(new_surprisal, old_surprisal)
+        old, new = self._best(before.verdict)[1], self._best(after.verdict)[1]
+        goes_back = not clearly_worse(old, new) if first else clearly_worse(new, old)
         return before if goes_back else after
 
     def _best(self, verdict: Verdict) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from avalanche_sdlora.model import SDLoRAModel
 LARGEST_STEP = 0.02
 #: No single step changes the linear head by more than this share of its norm.
 LARGEST_HEAD_STEP = 0.1
+#: Steps that cover a path are of this share of the largest, on average: fewer would not reach its end.
+MEAN_STEP = 0.25
 #: So many training images of an experience earn its whole path.
 IMAGES_OF_A_PATH = 500
 #: The share of the steps in which they grow; after it they shrink to nothing.
@@ -38,6 +41,15 @@ def path_of(path: float, images: int, parts: int = 1) -> float:
         parts: Of an online stream's experience, of which ``images`` are one part's; they share one path.
     """
     return path / parts * min(1.0, images * parts / IMAGES_OF_A_PATH) ** 2
+
+
+def steps_of(path: float) -> int:
+    """The least number of steps that cover a path well, each of :data:`MEAN_STEP` of the largest on average.
+
+    With large batches an epoch over a small task has few steps, and steps that must be long learn less on their way:
+    on 100 classes of CIFAR-100 (540 images in the first of 10 tasks, path 0.5) 30, 60 and 102 steps end at 46.3, 54 and 58.7 %.
+    """
+    return math.ceil(path / (MEAN_STEP * LARGEST_STEP))
 
 
 class PathLimit:
