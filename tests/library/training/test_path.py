@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.functional import merged_weight
 from avalanche_sdlora.adapter.linear import projections_of
-from avalanche_sdlora.training.path import LARGEST_HEAD_STEP, LARGEST_STEP, PathLimit, path_of, profile
+from avalanche_sdlora.training.path import LARGEST_HEAD_STEP, LARGEST_STEP, PathLimit, path_of, profile, steps_of
 from tests.common import (
     adapted_mlp,
     learn_something,
@@ -88,10 +88,10 @@ def test_steps_that_are_somewhat_too_long_are_as_long_as_they_may_be():
 
 def test_steps_that_are_short_enough_stay_as_they_are():
     results = []
-    for path in (1e6, None):
+    for path in (1.0, None):
         torch.manual_seed(0)
         config = SDLoRAConfig(**SETTINGS, path=path, later_path=path)
-        strategy = strategy_for(config=config, optimizer=partial(SGD, lr=1e-4), train_epochs=2)
+        strategy = strategy_for(config=config, optimizer=partial(SGD, lr=1e-5), train_epochs=2)
         for experience in points_stream().train_stream[:2]:
             strategy.train(experience)
         results.append(snapshot(strategy.model))
@@ -160,6 +160,17 @@ def test_the_first_experience_has_at_least_its_epochs_and_the_strategy_keeps_its
         counted.append(strategy.clock.train_exp_epochs)
         assert strategy.train_epochs == own
     assert counted == expected
+
+
+@pytest.mark.parametrize(("batch", "path", "expected"), [(20, 0.5, 2), (40, 50.0, 64), (1, 0.5, 2), (40, None, 2)])
+def test_the_first_experience_has_as_many_steps_as_its_path_needs(batch, path, expected):
+    """40 images earn the square of 0.08 of their path: one step of the default's, and 64 of a hundred times it."""
+    steps = Steps()
+    config = SDLoRAConfig(**{**SETTINGS, "path": path, "first_epochs": 2})
+    strategy = strategy_for(config=config, train_mb_size=batch, train_epochs=1, plugins=[steps])
+    strategy.train(points_stream().train_stream[0])
+    assert len(steps.sizes) == expected * 40 // batch
+    assert steps_of(path_of(50.0, 500)) == steps_of(0.5) == 100
 
 
 def test_published_presets_have_neither():
