@@ -322,7 +322,8 @@ class ClosedFormHead(GrowingModule):
     def _better(self, before: Trial | None, after: Trial | None, *, first: bool) -> Trial:
         """The features after an experience, unless those before it are clearly better or the only ones there are.
 
-        The ``first`` one moves the features farthest, for all classes to come: they must be clearly better after it.
+        The ``first`` one moves the features farthest, for all classes to come: after it, images must be right clearly
+        more often, or surprise clearly less.
         """
         if after is None or before is None:
             found = before if after is None else after
@@ -330,8 +331,10 @@ class ClosedFormHead(GrowingModule):
             return found
         if before.verdict is None or after.verdict is None:
             return before if first else after
-        old, new = self._best(before.verdict)[1], self._best(after.verdict)[1]
-        goes_back = not clearly_worse(old, new) if first else clearly_worse(new, old)
+        (right, old), (more, new) = self._best(before.verdict), self._best(after.verdict)
+        goes_back = clearly_worse(new, old)
+        if first:
+            goes_back |= not (clearly_worse(old, new) or clearly_worse((~right).double(), (~more).double()))
         return before if goes_back else after
 
     def _best(self, verdict: Verdict) -> tuple[Tensor, Tensor]:

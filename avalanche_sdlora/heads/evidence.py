@@ -59,17 +59,17 @@ def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
     return Verdict(right, torch.stack(surprisals), *(t.to(right.device) for t in (loss, doubt, surprises)))
 
 
-def clearly_worse(surprisal: Tensor, before: Tensor) -> bool:
-    """Whether ``n`` images surprise a classifier more than another by more than the standard error of the difference.
+def clearly_worse(loss: Tensor, before: Tensor) -> bool:
+    """Whether a classifier's losses on ``n`` images are clearly higher than another's, see :func:`clearly_above_zero`.
 
-    Their surprisal tells apart what counts of right ones do not: where few images are held out, most of them stay right
-    or wrong while the probability of their class falls.
+    The surprisal tells apart what counts of right images do not: where few are held out, most of them stay right or
+    wrong while the probability of their class falls.
 
     Args:
-        surprisal: ``(n,)``, the classifier's, see :class:`Verdict`.
+        loss: ``(n,)``, the classifier's: surprisal (:class:`Verdict`), or 1 where it is wrong and 0 where it is right.
         before: ``(n,)``, the other's.
     """
-    return bool(clearly_above_zero(*moments(surprisal - before)))
+    return bool(clearly_above_zero(*moments(loss - before)))
 
 
 def moments(difference: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def moments(difference: Tensor) -> Tensor:
 def clearly_above_zero(total: Tensor, squares: Tensor) -> Tensor:
     """Whether a sum of differences exceeds its standard error if their mean is 0, the root of the sum of squares.
 
-    One more image counts with them, of a difference of a nat: a few equal images would otherwise make rounding clear.
+    One more image counts with them, of a difference of 1: a few equal images would otherwise make rounding clear.
     """
     return total > (squares + 1).sqrt()
 
