@@ -19,7 +19,8 @@ from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
-# Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores.
+# Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores, version 4 the
+# log loss of held-out images in the place of old classes.
 _KIND, _VERSION = "sdlora-adapters", 4
 
 
