@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, surprise
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, at_once, surprise
 
 #: The temperatures that are compared, 20 in every decade from 0.001 to 100.
 TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
@@ -44,19 +44,20 @@ def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
         targets: ``(n,)``, the index of the true class among them.
     """
     right = torch.stack([s.argmax(1) == targets for s in scores])
-    loss, doubt = (torch.zeros(len(scores), len(TEMPERATURES), dtype=torch.float64) for _ in range(2))
-    surprisals = []
-    for i, s in enumerate(scores):
-        s = s.double()
-        found = []
-        for j, temperature in enumerate(TEMPERATURES.tolist()):
-            log_p = torch.log_softmax(s / temperature, dim=1)
-            found.append(-log_p.gather(1, targets[:, None])[:, 0])
-            loss[i, j] = found[-1].sum()
-            doubt[i, j] = -log_p.mean(1).sum()
-        surprisals.append(found[int((loss[i] + doubt[i] / max(1, len(s))).argmin())])
+    n = len(targets)
+    losses, doubts, surprisals = [], [], []
+    for s in scores:
+        parts = []
+        for temperatures in at_once(TEMPERATURES.to(s.device), s.numel()):
+            log_p = torch.log_softmax(s.double() / temperatures[:, None, None], dim=2)  # (temperatures, n, k)
+            of_true = log_p.gather(2, targets[:, None].expand(len(temperatures), n, 1))[..., 0]
+            parts.append((-of_true, -log_p.mean(2).sum(1)))
+        of_true, doubt = (torch.cat(part) for part in zip(*parts))
+        losses.append(of_true.sum(1))
+        doubts.append(doubt)
+        surprisals.append(of_true[int((losses[-1] + doubt / max(1, n)).argmin())])
     surprises = torch.stack([surprise(s.double(), targets) for s in scores])
-    return Verdict(right, torch.stack(surprisals), *(t.to(right.device) for t in (loss, doubt, surprises)))
+    return Verdict(right, torch.stack(surprisals), torch.stack(losses), torch.stack(doubts), surprises)
 
 
 def clearly_worse(loss: Tensor, before: Tensor) -> bool:

@@ -47,17 +47,23 @@ def surprise(scores: Tensor, targets: Tensor) -> Tensor:
         ``(2, powers, widths)``, for the true classes and for classes drawn evenly.
     """
     gap, right = scores.amax(1, keepdim=True) - scores, (scores.argmax(1) == targets).double()
-    found = []
-    for width in WIDTHS.tolist():
-        shares, done = (1 + gap / width).reciprocal(), 1
+    chance, found = 1 / scores.shape[1], []
+    for widths in at_once(WIDTHS.to(scores), scores.numel()):
+        shares, done, of_powers = (1 + gap / widths[:, None, None]).reciprocal(), 1, []
         for power in POWERS:
             while done < power:
                 shares, done = shares * shares, 2 * done
-            p = shares.sum(1).reciprocal().clamp(1e-6, 1 - 1e-6)
+            p = shares.sum(2).reciprocal().clamp(1e-6, 1 - 1e-6)  # (widths, n)
             hit, miss = -p.log(), -torch.log1p(-p)
-            chance = 1 / scores.shape[1]
-            found += [(right * hit + (1 - right) * miss).sum(), (chance * hit + (1 - chance) * miss).sum()]
-    return torch.stack(found).reshape(len(WIDTHS), len(POWERS), 2).permute(2, 1, 0)
+            losses = (right * hit + (1 - right) * miss, chance * hit + (1 - chance) * miss)
+            of_powers.append(torch.stack(losses).sum(2))
+        found.append(torch.stack(of_powers, dim=1))  # (2, powers, widths)
+    return torch.cat(found, dim=2)
+
+
+def at_once(values: Tensor, numbers: int) -> tuple[Tensor, ...]:
+    """Values ``(m,)`` in parts, so that ``numbers`` for each of a part are at most two million, or a part is one."""
+    return values.split(max(1, 2_000_000 // max(1, numbers)))
 
 
 class _Sure(nn.Module):

@@ -102,10 +102,11 @@ def test_published_results_stand_beside_those_of_the_same_stream(tmp_path):
 
 def test_results_of_other_arguments_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.resolve._check_device", lambda device: None)
-    (cell,) = cells_of(tmp_path, methods={"one": {}}, epochs=1)
+    given = {"epochs": 1, "precision": "float32"}  # "auto" depends on the device
+    (cell,) = cells_of(tmp_path, methods={"one": {}}, **given)
     finish(cell, 50.0)
     for same in ({"device": "cuda"}, {"workers": 2}, {"sdlora.rank": 10}, {"sdlora.boundary": "continuous"}):
-        (again,) = cells_of(tmp_path, methods={"one": {}}, epochs=1, **same)
+        (again,) = cells_of(tmp_path, methods={"one": {}}, **given, **same)
         assert again.finished()["acc"] == 50.0
     for other, message in (
         ({"epochs": 2}, "epochs 1 there, 2 asked"),
@@ -113,7 +114,7 @@ def test_results_of_other_arguments_are_refused(tmp_path, monkeypatch):
         ({"epochs": 1, "validation": 0.2}, "validation None there, 0.2 asked"),
     ):
         with pytest.raises(ValueError, match=message):
-            compare.compare(cells_of(tmp_path, methods={"one": {}}, **other), tmp_path)
+            compare.compare(cells_of(tmp_path, methods={"one": {}}, **{**given, **other}), tmp_path)
 
 
 def test_results_of_version_0_1_are_those_of_the_present_names(tmp_path):

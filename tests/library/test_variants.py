@@ -93,7 +93,7 @@ def test_the_optimizer_holds_what_trains_at_every_step_and_at_the_end(settings, 
 @pytest.mark.parametrize("preset", [SDLoRAConfig, SDLoRAConfig.paper, SDLoRAConfig.reference])
 @pytest.mark.parametrize("settings", [{"energy": 0.9}, {"rank_budget": 3}, {"kd_tolerance": 1.0}])
 def test_reduction_works_in_bfloat16_and_with_every_preset(preset, settings):
-    strategy = strategy_for(config=preset(rank=2, targets="*", **settings), precision="bfloat16")
+    strategy = strategy_for(config=preset(rank=2, targets="*", expansion=40, **settings), precision="bfloat16")
     strategy.train(points_stream().train_stream)
     assert all(torch.isfinite(t.double()).all() for t in strategy.model.state_dict().values())
     assert all(0 <= r.error < 2 for r in strategy.model.reductions)

@@ -138,7 +138,7 @@ def test_precision_is_one_argument():
     benchmark = image_stream()
     logits = {}
     for name in (None, "bfloat16"):
-        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2), precision=name)
+        strategy = strategy_for(tiny_vit(), SDLoRAConfig(rank=2, expansion=40), precision=name)
         torch.manual_seed(0)
         strategy.train(benchmark.train_stream)
         logits[name] = strategy.model(benchmark.images)
