@@ -76,7 +76,9 @@ class SDLoRAConfig:
         later_path: How far for each task after the first, when there is something learned to disturb.
         first_epochs: The least number of epochs over the first experience, where the strategy has fewer: until
             something has been learned, nothing can be forgotten (first-session adaptation: Panos et al., ICCV 2023,
-            arXiv 2303.13199, who stop there). The parts of an online stream are never gone over again.
+            arXiv 2303.13199, who stop there). ``"auto"``: 6, or more where an epoch has so few steps that the ``path``
+            would be gone in fewer than it needs, see :func:`avalanche_sdlora.training.path.steps_of`. The parts of an
+            online stream are never gone over again.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
         multi_head: Whether a class label under two task labels means two classes, as where class labels restart in
@@ -115,7 +117,7 @@ class SDLoRAConfig:
     held_out: float | None = 0.1
     path: float | None = 0.5
     later_path: float | None = 0.03
-    first_epochs: int = 6
+    first_epochs: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
@@ -147,8 +149,8 @@ class SDLoRAConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a number above 0, or None")
-        if type(self.first_epochs) is not int or self.first_epochs < 1:
-            raise ValueError(f"first_epochs={self.first_epochs!r}: expected an integer of at least 1")
+        if self.first_epochs != "auto" and (type(self.first_epochs) is not int or self.first_epochs < 1):
+            raise ValueError(f"first_epochs={self.first_epochs!r}: expected an integer of at least 1, or 'auto'")
         self._check_reduction()
 
     def _check_reduction(self) -> None:

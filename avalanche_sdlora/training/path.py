@@ -10,12 +10,15 @@ from torch import Tensor
 
 from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
 from avalanche_sdlora.adapter.projection import Projection
+from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.model import SDLoRAModel
 
 #: No single step changes the adapted weights by more than this share of their norm.
 LARGEST_STEP = 0.02
 #: No single step changes the linear head by more than this share of its norm.
 LARGEST_HEAD_STEP = 0.1
+#: Epochs over the first experience, at least.
+FIRST_EPOCHS = 6
 #: Steps that a path of :data:`LONG_PATH` or more needs at least; shorter ones need their share.
 LEAST_STEPS, LONG_PATH = 100, 0.5
 #: So many training images of an experience earn its whole path.
@@ -50,6 +53,15 @@ def steps_of(path: float) -> int:
     10 tasks, path 0.5, batch 128) 30, 60 and 110 steps of the first task end at 46.3, 51.8 and 55.9 %.
     """
     return math.ceil(LEAST_STEPS * min(1.0, path / LONG_PATH))
+
+
+def first_epochs(config: SDLoRAConfig, images: int, batch_size: int) -> int:
+    """The least number of epochs over the first experience, of ``images`` in steps of ``batch_size``."""
+    if config.first_epochs != "auto":
+        return config.first_epochs
+    if config.path is None or not images:
+        return FIRST_EPOCHS
+    return max(FIRST_EPOCHS, math.ceil(steps_of(path_of(config.path, images)) / math.ceil(images / batch_size)))
 
 
 class PathLimit:

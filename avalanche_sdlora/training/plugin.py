@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from avalanche_sdlora.training.guard import FiniteGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
-from avalanche_sdlora.training.path import PathLimit, path_of, steps_of
+from avalanche_sdlora.training.path import PathLimit, first_epochs, path_of
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
@@ -248,10 +247,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Gives the first experience its epochs; one that has ``begun`` before is counted by the model already."""
         config = strategy.model.config
         if int(strategy.model.experiences) == int(begun) and not stream.is_part(strategy.experience):
-            wanted, images = config.first_epochs, len(strategy.adapted_dataset)
-            if config.path is not None and images:
-                batches = math.ceil(images / strategy.train_mb_size)
-                wanted = max(wanted, math.ceil(steps_of(path_of(config.path, images)) / batches))
+            wanted = first_epochs(config, len(strategy.adapted_dataset), strategy.train_mb_size)
             if wanted > strategy.train_epochs:
                 self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
         self._epochs = strategy.train_epochs
