@@ -332,7 +332,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         }
 
     def count_trainable(self) -> int:
-        """How many parameters train now, those of :attr:`trained_beside` among them."""
+        """How many parameters train now, those of ``trained_beside`` among them."""
         own = sum(p.numel() for group in self.trainable_groups().values() for p in group)
         return own + self.trained_beside
 

@@ -28,6 +28,7 @@ def test_an_image_passes_as_often_as_it_is_said_to(quick):
 TRAINING = [142, 145, 141, 146, 144, 145, 144, 143, 139, 144]
 
 
+@pytest.mark.slow
 def test_a_long_stream_is_measured_by_part():
     arguments = long_streams.Arguments(tasks=4, classes=8, images=4, rank=2, rank_budget=4, expansion=20, image_size=8)
     found = long_streams.measure(arguments)

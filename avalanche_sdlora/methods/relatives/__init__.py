@@ -1,6 +1,6 @@
 """Low-rank relatives of SD-LoRA, to compare with: one file for each, on its adapter, head and optimizer.
 
-Each plugin stands after :class:`avalanche_sdlora.SDLoRAPlugin`, as those of :mod:`avalanche_sdlora.methods` do, and
+Each plugin stands after :class:`avalanche_sdlora.SDLoRAPlugin`, as those of ``avalanche_sdlora.methods`` do, and
 trains in one process. None of them is known to be better than the default.
 """
 

@@ -21,7 +21,7 @@ class RanPACPlugin(LoRAPlugin):
         """Freezes the magnitudes.
 
         Raises:
-            ValueError: A setting of the model is another than :data:`avalanche_sdlora.config.RANPAC` says.
+            ValueError: A setting of the model is another than ``avalanche_sdlora.config.RANPAC`` says.
         """
         super().before_training(strategy, **kwargs)
         for name, value in RANPAC.items():

@@ -15,7 +15,7 @@ from avalanche_sdlora.model import SDLoRAModel
 
 
 class RelativePlugin(LoRAPlugin):
-    """A method whose every task learns a direction in a way of its own, as :class:`LoRAPlugin` adds them up.
+    """A method whose tasks each learn a direction in its own way; :class:`avalanche_sdlora.LoRAPlugin` adds them up.
 
     A subclass says with :meth:`begin` how a direction starts; one that goes on, as its ``B`` shows, is left as it is.
     """

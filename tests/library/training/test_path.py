@@ -162,7 +162,7 @@ def test_the_first_experience_has_at_least_its_epochs_and_the_strategy_keeps_its
     assert counted == expected
 
 
-@pytest.mark.parametrize(("batch", "path", "expected"), [(20, 0.5, 6), (40, 50.0, 64), (1, 0.5, 6), (40, None, 6)])
+@pytest.mark.parametrize(("batch", "path", "expected"), [(20, 0.5, 6), (40, 50.0, 64), (10, 0.5, 6), (40, None, 6)])
 def test_the_first_experience_has_as_many_steps_as_its_path_needs(batch, path, expected):
     """40 images earn the square of 0.08 of their path: one step of the default's, and 64 of a hundred times it."""
     steps = Steps()
