@@ -291,13 +291,14 @@ class ClosedFormHead(GrowingModule):
             else:
                 verdict = as_old or verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
+        right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
         self._commit(taken, verdict, rows, anew)
         return Lesson(
             kept=taken is after,
             classifier=self.candidates[self.chosen].name,
             held_out=int(held.sum()),
             right=0 if taken.verdict is None else int(taken.verdict.right[self.chosen].sum()),
-            right_before=None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum()),
+            right_before=right_before,
             loss=losses[0],
             loss_before=losses[1],
             old_loss=losses[2],

@@ -11,11 +11,11 @@ from torch import Tensor
 from avalanche_sdlora.adapter.linear import SDLoRALinear, adapters_of, projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.methods.inputs import input_moments
-from avalanche_sdlora.methods.relatives.relative import RelativePlugin
+from avalanche_sdlora.methods.relatives.relative import HookedPlugin
 from avalanche_sdlora.methods.subspace import check_threshold, extend, free_rows
 
 
-class DualLoRAPlugin(RelativePlugin):
+class DualLoRAPlugin(HookedPlugin):
     """DualLoRA (Chen et al., arXiv 2411.00623): an orthogonal and a residual update, and a memory that scales.
 
     Of the columns of a direction the first half is the orthogonal update: its rows of ``A`` lie outside the subspace of
@@ -49,7 +49,6 @@ class DualLoRAPlugin(RelativePlugin):
         self.bases: dict[str, Tensor] = {}
         #: For each adapted layer and task, the mean share ``e_k``.
         self.shares: dict[str, list[float]] = {}
-        self._handles: list[Any] = []
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Freezes the magnitudes and ``A``.
@@ -91,23 +90,16 @@ class DualLoRAPlugin(RelativePlugin):
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Puts the scale into the adapted layers."""
-        self._remove()
-        for name, adapter in adapters_of(strategy.model.backbone).items():
-            self._handles.append(adapter.register_forward_hook(self._scaled(name)))
+        self.hook_layers(strategy.model, self._scaled)
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Takes the scale out again."""
-        self._remove()
+        self.unhook_layers()
 
     def before_training_exp(self, strategy: Any, num_workers: int = 0, **kwargs: Any) -> None:
         """Takes out the scale of an evaluation that an error has ended, and prepares the directions that begin."""
-        self._remove()
+        self.unhook_layers()
         super().before_training_exp(strategy, num_workers, **kwargs)
-
-    def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _scaled(self, name: str) -> Any:
         def scale(adapter: SDLoRALinear, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:

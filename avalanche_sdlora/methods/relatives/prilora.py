@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter.linear import adapters_of, projections_of
-from avalanche_sdlora.methods.relatives.relative import RelativePlugin
+from avalanche_sdlora.methods.relatives.relative import HookedPlugin
 
 
 def pruned(A: Tensor, norms: Tensor, share: float) -> Tensor:
@@ -24,7 +24,7 @@ def pruned(A: Tensor, norms: Tensor, share: float) -> Tensor:
     return A.scatter(1, least, 0.0)
 
 
-class PRILoRAPlugin(RelativePlugin):
+class PRILoRAPlugin(HookedPlugin):
     """PRILoRA (Benedek and Wolf, arXiv 2401.11316): ``A`` is pruned while it trains; ranks rise with depth.
 
     Every ``every`` steps :func:`pruned` sets a share of each row of ``A`` to 0 by size and the moving average of the
@@ -53,17 +53,14 @@ class PRILoRAPlugin(RelativePlugin):
         self.momentum = momentum
         #: For each adapted layer the moving average of the norms of its inputs, ``(in,)``.
         self.norms: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Listens to the inputs of the adapted layers."""
-        self._hush()
-        for name, adapter in adapters_of(strategy.model.backbone).items():
-            self._handles.append(adapter.register_forward_pre_hook(self._listener(name)))
+        self.hook_layers(strategy.model, self._listener, before=True)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Listens no more."""
-        self._hush()
+        self.unhook_layers()
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
@@ -85,8 +82,3 @@ class PRILoRAPlugin(RelativePlugin):
                 self.norms[name] = self.momentum * before + (1 - self.momentum) * norm
 
         return listen
-
-    def _hush(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from avalanche_sdlora.adapter.linear import projections_of
+from avalanche_sdlora.adapter.linear import adapters_of, projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.methods.lora import LoRAPlugin
 from avalanche_sdlora.model import SDLoRAModel
@@ -60,6 +61,33 @@ class RelativePlugin(LoRAPlugin):
         """How many optimizer steps of the present experience are made, and how many it is planned to have."""
         per_epoch = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
         return int(strategy.clock.train_exp_iterations), max(1, per_epoch * self._epochs)
+
+
+class HookedPlugin(RelativePlugin):
+    """A method that sees, or changes, what the adapted layers compute while its hooks are on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handles: list[Any] = []
+
+    def hook_layers(self, model: SDLoRAModel, hook: Callable[[str], Any], before: bool = False) -> None:
+        """Puts a forward hook on every adapted layer, in place of the hooks that are on them.
+
+        Args:
+            model: The adapted model.
+            hook: Gives the hook of a layer from the layer's name in the backbone.
+            before: The hook runs before the layer, and sees its inputs alone.
+        """
+        self.unhook_layers()
+        for name, adapter in adapters_of(model.backbone).items():
+            register = adapter.register_forward_pre_hook if before else adapter.register_forward_hook
+            self._handles.append(register(hook(name)))
+
+    def unhook_layers(self) -> None:
+        """Takes the hooks off the layers again, if any are on them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
 
 class ColumnsPlugin(RelativePlugin):
