@@ -32,8 +32,8 @@ def in_flags(error: BaseException | str, own: Collection[str] = ()) -> str:
             f"the weights of the backbone cannot be fetched ({error.reason}). Without a connection give a local file: "
             "--weights FILE, or one that carries the backbone's name in the folder that SDLORA_DATA names"
         )
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return _SETTING.sub(lambda match: _flag(match, {**_names(), **{name: name for name in own}}), str(error))
 
 

@@ -164,6 +164,7 @@ def test_everything_local_is_looked_at_before_weights_are_fetched(monkeypatch, t
         ("take them with strict=False.", "take them with --strict false."),
         ("weights=... and lr=0.1, 'x=1', ||A||=1", "--weights... and lr=0.1, 'x=1', ||A||=1"),
         ("or let root= or the environment", "or let --data or the environment"),
+        (OSError(28, "No space left on device"), "No space left on device"),
         (PermissionError(13, "Permission denied", "runs/mine"), "runs/mine: Permission denied"),
     ],
 )
