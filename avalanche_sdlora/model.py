@@ -444,8 +444,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         labels = task_labels if self.config.use_task_labels else None
         if self.training or self.closed_form is None or not self.closed_form.ready:
             return self.head(self.features(x), labels)
-        scores = self.head.lay_out(self.closed_form(self.readings(x)), labels)
-        return self.closed_form.sure(scores, self.head.row_table(labels) < 0)
+        scores, rows = self.closed_form(self.readings(x)), self.head.row_table(labels)
+        return self.closed_form.sure(self.head.lay_out(scores, rows), rows < 0)
 
     def adaptation(self, experience: Any) -> None:
         """Called by Avalanche before training and evaluation alike; only widens the logits, changing no parameter.
