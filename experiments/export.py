@@ -11,6 +11,7 @@ from pathlib import Path
 
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine, Option
 from experiments.options.config_file import config_text, read_config
 from experiments.options.flags import in_flags
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -17,6 +17,7 @@ from experiments import whole_run
 from experiments.arguments import Arguments, dataset_title
 from experiments.compare import __main__ as compare
 from experiments.compare.grid import Cell
+from experiments.interruption import until_stopped
 from experiments.options.flags import in_flags
 from experiments.outcome import show
 from experiments.resolve import resolve
@@ -107,6 +108,26 @@ def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys
     assert end.value.code == 130
     assert "stopped. Kept: 0 of 2 cells" in capsys.readouterr().err
     assert len(stopped) == 2
+
+
+@pytest.mark.parametrize("said", ["", "stopped. Kept: 1 of 2 experiences"])
+def test_ctrl_c_in_any_other_command_is_one_line(said, capsys):
+    def main():
+        raise KeyboardInterrupt(said)
+
+    with pytest.raises(SystemExit) as end:
+        until_stopped(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"\n{said or 'stopped'}\n"
+
+
+def test_every_command_ends_so():
+    commands = [*Path(command.__file__).parent.rglob("*.py")]
+    ends = {path.name: path.read_text(encoding="utf-8") for path in commands}
+    ends = {name: text for name, text in ends.items() if '__name__ == "__main__"' in text}
+    assert len(ends) > 8
+    lacking = [name for name, text in ends.items() if "until_stopped(" not in text and "leave(" not in text]
+    assert lacking == ["processes.py"]  # one of several processes, which another command starts
 
 
 def test_an_output_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_path):
