@@ -16,7 +16,7 @@ from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
-#: Statistics by what they are of: "features" themselves, or their random expansion, "expanded".
+#: The statistics of the features themselves, by the name "features", and of their random expansion, "expanded".
 Sums = Mapping[str, FeatureStatistics]
 
 

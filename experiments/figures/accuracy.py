@@ -12,7 +12,7 @@ from experiments.figures.style import Results, heat_map, lines, rows_height, tit
 
 #: What a closed-form head's statistics were gathered from, by the names in ``results.json``.
 HEADS = {
-    "frozen": "features of the untrained network",
+    "frozen": "features of the frozen network",
     "none": "stale: features as they were at each task",
     "linear": "followed: features carried along as they moved",
     "oracle": "oracle: all images once more, final network",

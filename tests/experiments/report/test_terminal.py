@@ -34,7 +34,7 @@ def test_a_file_gets_lines_and_no_carriage_returns(monkeypatch):
     text = told(monkeypatch)
     assert "\r" not in text
     assert "\x1b" not in text
-    assert re.search(r"task 2 of 5 · epoch 1 of 2 · loss \d+\.\d{3} · accuracy \d+ % · \d+ images/s", text)
+    assert re.search(r"task 2 of 5 · epoch 1 of 2 · accuracy \d+ % · loss \d+\.\d{3} · \d+ images/s", text)
     assert re.search(r"^task 2 of 5: \d+\.\d % on its own and \d+\.\d % on all tasks so far, ", text, re.M)
 
 
@@ -47,6 +47,11 @@ def test_a_file_gets_a_line_for_each_experience_and_few_others(monkeypatch):
 def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch):
     text = told(monkeypatch, terminal=True)
     assert "\x1b[2K" in text  # the line is erased
+
+
+def test_a_narrow_terminal_loses_the_speed_and_not_the_time_left(monkeypatch):
+    monkeypatch.setattr(Progress, "_left", lambda *_: " · 2 h 10 min left")
+    assert re.search(r"task 2 of 5 · epoch 1 of 2 · 2 h 10 min left · accuracy \d+ % · loss ", told(monkeypatch))
 
 
 def test_quiet_says_nothing(monkeypatch):
