@@ -1,8 +1,5 @@
 """Small models and streams that the tests share."""
 
-import platform
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -16,19 +13,12 @@ from torch.utils.data import TensorDataset
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel, SDLoRAStrategy
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.config import PUBLISHED_TRAINING
+from avalanche_sdlora.training.precision import multiplies_bfloat16
 
 MLP = SDLoRAConfig(rank=2, targets="*", held_out=None, **PUBLISHED_TRAINING)
 
 
-def multiplies_bfloat16():
-    """Whether this CPU has instructions for bfloat16 products; others emulate them, many times slower than float32."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and " bf16 " in cpuinfo.read_text(errors="replace")
-
-
-BFLOAT16 = multiplies_bfloat16()
+BFLOAT16 = multiplies_bfloat16("cpu")
 needs_bfloat16 = pytest.mark.skipif(not BFLOAT16, reason="this CPU does not multiply bfloat16")
 
 

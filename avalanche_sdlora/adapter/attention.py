@@ -52,7 +52,7 @@ def put_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
     """
     parent = model.get_submodule(name.rpartition(".")[0])
     if not isinstance(parent, nn.MultiheadAttention) or name.rpartition(".")[2] != IN_PROJ:
-        model.set_submodule(name, layer)
+        setattr(parent, name.rpartition(".")[2], layer)  # nn.Module.set_submodule, which torch has from 2.5 on
         return
     for fused in ("in_proj_weight", "in_proj_bias"):
         parent._parameters.pop(fused, None)

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 
@@ -113,7 +113,9 @@ def options_of(
         kind, text = (as_text or {}).get(field.name, (hints[field.name], about.get(field.name, "")))
         if issubclass(home, Method):
             text += f" Default: {field.default}."
-        yield Option(prefix + field.name, kind, text, title, positional=field.name in positional)
+        nargs: Literal["+"] | None = "+" if get_origin(kind) is list else None
+        kind = get_args(kind)[0] if nargs else kind
+        yield Option(prefix + field.name, kind, text, title, positional=field.name in positional, nargs=nargs)
 
 
 def _plain(text: str) -> str:

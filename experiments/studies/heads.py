@@ -30,6 +30,7 @@ from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
 from experiments.results import write_json
@@ -132,7 +133,7 @@ def _batches(array: Any) -> Sequence[Tensor]:
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """The table of all seeds."""
     lines = [
-        f"Percent after the last experience (Acc), its mean over all (AAA); mean of {len(results)} seeds ± its error.",
+        f"Percent after the last experience (Acc), its mean over all (AAA); mean ± error, {len(results)} seeds.",
         "*Stale*: statistics as gathered; *followed*: with drift='linear'; *oracle*: all training images by the final",
         "model. *Recovered*: the share of what staleness costs that following wins back. *Seconds* to learn the last",
         "experience from its features with drift='linear', without the passes over its images; *MB* of state.",
@@ -167,7 +168,7 @@ def main() -> None:
         own = {option.name: given.pop(option.name) for option in OPTIONS if option.name in given}
         study(Arguments.from_flat(given), **own)
     except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch.utils.data import TensorDataset
 from avalanche_sdlora import SDLoRAConfig, SDLoRAStrategy, create_backbone
 from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine
+from experiments.options.flags import in_flags
 from experiments.options.run_options import options_of
 from experiments.results import environment, write_json
 
@@ -150,7 +151,7 @@ def main() -> None:
         arguments = Arguments(**command.parse())
         found = measure(arguments)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, command.flags)}")
     table = Table(title=f"{arguments.classes} classes in {arguments.tasks} tasks, rank_budget {arguments.rank_budget}")
     for column in ("CPU seconds of a task", "median", "first ten", "last ten", "change over 100 tasks"):
         table.add_column(column, justify="left" if column.startswith("CPU") else "right")

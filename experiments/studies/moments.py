@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.logging import InteractiveLogger
 from avalanche.training.plugins import EvaluationPlugin
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from avalanche_sdlora.files import replacing
 from avalanche_sdlora.training.features import feature_batches
 from experiments.resolve import Resolved
 from experiments.results import write_json
+from experiments.terminal.progress import Progress
 from experiments.whole_run import loop_settings, prepare
 
 
@@ -74,11 +74,12 @@ def gather(resolved: Resolved) -> Moments:
         return Moments(output)
     checkpoint = Checkpoint(output, about)
     backbone, _, benchmark = prepare(arguments)
+    progress = Progress([len(e.dataset) for e in benchmark.train_stream], int(arguments.epochs or 1))
     strategy = resolved.method.strategy(
         resolved.method.model(backbone, config),
         arguments,
         **loop_settings(arguments),
-        evaluator=EvaluationPlugin(loggers=[InteractiveLogger()]),
+        evaluator=EvaluationPlugin(loggers=[progress]),
     )
     if not checkpoint.found:
         _save(output, 0, strategy, benchmark, arguments.workers)

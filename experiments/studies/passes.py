@@ -22,6 +22,7 @@ from torch import Tensor
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.results import write_json
 from experiments.run import run
@@ -117,7 +118,7 @@ def main() -> None:
         own = {name: given.pop(name) for name in ("experiences", "count") if name in given}
         found = count(Arguments.from_flat(given), experiences=own.get("experiences"))
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
     Console().print(table_of(found))
     if "count" in own:
         write_json(own["count"], found)

@@ -24,6 +24,7 @@ from avalanche_sdlora.backbones import create_backbone
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
+from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
 from experiments.results import environment, write_json
@@ -129,7 +130,7 @@ def main() -> None:
                 arguments = dataclasses.replace(arguments, dataset=f"folder:{folder}")
             result = profile(arguments, experiences=own.get("experiences", 1), random_weights="random_weights" in own)
     except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
     print_profile(result)
     write_json(output / "profile.json", result)
     print(f"profile.json is in {output}")

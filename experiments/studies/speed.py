@@ -32,6 +32,7 @@ from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.training.precision import Precision, autocast_dtype
 from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine
+from experiments.options.flags import in_flags
 from experiments.options.run_options import options_of
 from experiments.results import environment, write_json
 from experiments.studies.peak_memory import PeakMemory
@@ -204,7 +205,7 @@ def main() -> None:
     try:
         arguments = Arguments(**command.parse())
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, command.flags)}")
     if arguments.processes > 1:
         found = {**measure_processes(arguments), "environment": environment()}
         print(

@@ -204,6 +204,8 @@ def test_messages_name_the_options_of_the_command(message, shown):
         ("predict", ["one.png"], "error: --adapters: name the file"),
         ("predict", ["one.png", "--adapters", "none"], "error: none: there is no such file"),
         ("predict", ["one.png", "--adapters", "none", "--top", "x"], "error: --top x: expected a whole number"),
+        ("studies.speed", ["--tasks", "one"], "error: --tasks one: expected a whole number"),
+        ("studies.long_streams", ["--rank", "x"], "error: --rank x: expected a whole number"),
         ("export", ["nothing", "--output", "new"], "error: nothing: holds no results.json"),
         ("report.__main__", ["nothing"], "error: nothing: there is no results.json"),
     ],

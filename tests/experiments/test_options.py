@@ -9,7 +9,7 @@ from experiments.arguments import Arguments
 from experiments.compare.__main__ import COMMAND as COMPARE
 from experiments.methods import METHODS, SHARED
 from experiments.options.commandline import CommandLine, Option
-from experiments.options.run_options import EVERYDAY, run_options
+from experiments.options.run_options import EVERYDAY, options_of, run_options
 from experiments.resolve import resolve
 from experiments.run import COMMAND as RUN
 
@@ -70,3 +70,19 @@ def test_only_what_was_given_is_returned_with_its_type():
     for wrong, message in ((["--seeds", "a"], "seeds='a': expected a whole number"), (["--stric", "1"], "mean strict")):
         with pytest.raises(ValueError, match=message):
             command.parse(wrong)
+
+
+def test_a_list_is_given_as_several_words():
+    @dataclasses.dataclass
+    class Numbers:
+        """Numbers.
+
+        Args:
+            tasks: Some numbers.
+        """
+
+        tasks: list[int]
+
+    command = CommandLine("command", "A command.", options_of(Numbers, "Options"))
+    assert command.parse(["--tasks", "1", "2"]) == {"tasks": [1, 2]}
+    assert "--tasks N ..." in command.help(everything=True)
