@@ -96,7 +96,7 @@ def over_tasks(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
         alt.X(
             "tasks:Q",
             title="tasks learned",
-            axis=alt.Axis(format="d", tickMinStep=1, tickCount=len(ticks)),
+            axis=alt.Axis(format="d", values=ticks, labelOverlap=True),
             scale=alt.Scale(domain=[min(ticks), max(max(ticks), min(ticks) + 1)], nice=False),
         ),
         alt.Y("accuracy:Q", title="mean accuracy on tasks so far (%)", scale=alt.Scale(zero=False)),

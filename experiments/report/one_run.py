@@ -64,7 +64,7 @@ def _story(results: Results) -> list[str]:
         named = f"task{'s' if len(back) > 1 else ''} {', '.join(back)}"
         told.append(
             f"Images held out from training judged each task: what {named} had changed in the network did not help, "
-            "and was taken back. Its head has learned all classes."
+            "and was taken back. The head has learned all classes."
         )
     known = (results.get("observed", {}).get("task_known") or [None])[-1]
     if known:

@@ -176,6 +176,13 @@ def test_the_command_makes_the_page_of_any_runs(tmp_path, monkeypatch, capsys):
         read_runs([str(tmp_path / "run0")])
 
 
+def test_a_page_says_where_it_is_from_without_the_line_breaks_of_a_figure(tmp_path):
+    results = made_up_results()
+    results["caption"] = "photographs of flowers in a garden: 12345 training and 1234 test images"
+    write_report(tmp_path / "page.html", [(tmp_path, results)])
+    assert f" · {results['caption']} · " in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_task_that_was_taken_back_is_told():
     results = made_up_results(tasks=3)
     results["decisions"] = [{"kept": kept} for kept in (False, True, False)]
