@@ -1,9 +1,9 @@
 """Methods of a grid with two heads each: ``python -m experiments.studies.two_heads cifar100 --output FOLDER``.
 
-A method whose published head is trained predicts with that head, and beside it with the default's head in closed form,
-which learns from the features of every task when the task has been trained. No image is held out for it and nothing is
-taken back, so that the method trains as it would alone. Other methods, the default among them, keep their one head. A
-cell that is finished is not run again.
+A method whose published head is trained predicts with that head, and beside it with one in closed form, which learns from
+the features of every task when the task has been trained: ``random_ridge``, which reads layers and follows the features
+as the default's head does. It needs no images held out to choose anything, and nothing is taken back, so that the method
+trains as it would alone. Other methods, the default among them, keep their one head. A finished cell is not run again.
 """
 
 from __future__ import annotations
@@ -44,11 +44,14 @@ OPTIONS = [
 ]
 COMMAND = run_command(
     "python -m experiments.studies.two_heads",
-    "Measure methods with the head that they train and with the default's head in closed form.",
+    "Measure methods with the head that they train and with one in closed form.",
     OPTIONS,
     without=(*OWN, "figures"),
 )
 FILE = "two_heads.json"
+
+#: The settings of the head in closed form.
+CLOSED: dict[str, Any] = {"head": "random_ridge", "expansion": 2000, "held_out": None}
 
 
 class Beside(SupervisedPlugin):
@@ -126,9 +129,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         resolved, beside = cell.resolved, Beside()
         trains_head = resolved.config.head == "linear"
         if trains_head and "head" in (resolved.method.accepts or ("head",)):
-            resolved = dataclasses.replace(
-                resolved, config=dataclasses.replace(resolved.config, head="auto", held_out=None)
-            )
+            resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, **CLOSED))
         results = make_run(resolved, watch=beside.watch, verbosity="quiet")
         own = {key: results[key] for key in ("acc", "aaa", "forgetting")}
         linear = beside.linear()
