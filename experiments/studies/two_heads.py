@@ -1,9 +1,10 @@
 """Methods of a grid with two heads each: ``python -m experiments.studies.two_heads cifar100 --output FOLDER``.
 
-A method whose published head is trained predicts with that head, and beside it with one in closed form, which learns from
-the features of every task when the task has been trained: ``random_ridge``, which reads layers and follows the features
-as the default's head does. It needs no images held out to choose anything, and nothing is taken back, so that the method
-trains as it would alone. Other methods, the default among them, keep their one head. A finished cell is not run again.
+A method whose published head is trained predicts with that head, and beside it with one in closed form, which learns
+from the features of every task when the task has been trained: ``random_ridge``, which reads layers and follows the
+features as the default's head does. It needs no images held out to choose anything, and nothing is taken back, so that
+the method trains as it would alone. Other methods, the default among them, keep their one head. A finished cell is not
+run again.
 """
 
 from __future__ import annotations
