@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +12,9 @@ from avalanche.models import BaseModel, MultiTaskModule
 from torch import Tensor, nn
 
 from avalanche_sdlora.adapter.attention import put_layer
-from avalanche_sdlora.adapter.calls import idle_in_evaluation, run
-from avalanche_sdlora.adapter.functional import merged_weight
-from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
+from avalanche_sdlora.adapter.calls import CheckedPass
+from avalanche_sdlora.adapter.directions import next_direction, projections_by_name
+from avalanche_sdlora.adapter.linear import SDLoRALinear
 from avalanche_sdlora.adapter.projection import Magnitudes, Projection
 from avalanche_sdlora.adapter.reduction import Reduction, reduce_directions
 from avalanche_sdlora.adapter.targets import find_targets
@@ -23,14 +22,12 @@ from avalanche_sdlora.adapter.undo import unchanged_on_error
 from avalanche_sdlora.backbones import create_backbone
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.growing import learned_dtype
-from avalanche_sdlora.heads.classifier import check_end, leave_plain, not_the_classifier, remove_classifier, what_passes
+from avalanche_sdlora.heads.classifier import leave_plain, remove_classifier
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.heads.readout import can_read_layers, parts_of_readout, read_layers
 from avalanche_sdlora.past import model_at_task
 from avalanche_sdlora.stream import classes_by_task
-
-logger = logging.getLogger("avalanche_sdlora")
 
 
 class SDLoRAModel(MultiTaskModule, BaseModel):
@@ -107,8 +104,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.trained_beside = 0
         self._trained = 0
         self._adapters: dict[str, SDLoRALinear] = {}
-        self._all_took_part = False
-        self._ends_there = False  # whether a pass has shown that the backbone ends where its classifier was
+        self._passes = CheckedPass()
         column = 0
         for target in targets:
             adapter = SDLoRALinear(target.layer(backbone), target.rows)
@@ -178,7 +174,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self.magnitudes.forget_after(task - 1)
         stays = not self._adapters or (task > 1 and self.config.directions == "single")
         stays = stays or (goes_on and (self.config.directions != "every" or self._is_open()))
-        replaced = [] if stays else self._next_direction(task)
+        replaced = [] if stays else next_direction(self._adapters, self.magnitudes, self.config, task)
         replaced += self.head.grow(classes, task)
         if self.closed_form is not None:
             self.closed_form.learning = True
@@ -192,31 +188,6 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
     def _trains(self) -> bool:
         """Whether any projection has a direction that trains."""
         return any(len(projection.A) for projection, _ in self._projections().values())
-
-    def _next_direction(self, task: int) -> list[tuple[Tensor, Tensor]]:
-        jumps = self.config.boundary == "reset" and len(self.magnitudes) > 0
-        before = self._weights() if jumps else []
-        opens = task == 1 or self.config.directions == "every"
-        freezes = self._trains()
-        if freezes:
-            last = self.magnitudes.values()[-1]
-            for projection, column in self._projections().values():
-                projection.freeze(last[column], self.config)
-        new = len(self.magnitudes)
-        replaced = self.magnitudes.begin(self.config, freezes, opens)
-        if opens:
-            for i, adapter in enumerate(self._adapters.values()):
-                for projection in projections_of(adapter):
-                    projection.begin(self.config.schedule.rank(task, i, len(self._adapters)), new)
-        if jumps:
-            moved = [torch.linalg.norm(a - b) / torch.linalg.norm(b) for a, b in zip(self._weights(), before)]
-            logger.info(
-                "boundary before task %d: the adapted weights jump by %.2e on average, %.2e at most (relative)",
-                task,
-                torch.stack(moved).mean(),
-                torch.stack(moved).max(),
-            )
-        return replaced
 
     @torch.no_grad()
     def end_experience(self, trained: int | None = None) -> bool:
@@ -338,14 +309,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
     def _projections(self) -> dict[str, tuple[Projection, int]]:
         """Every projection, named by layer and rows, with its column of the magnitudes."""
-        return {
-            f"{name}[{projection.start}:{projection.stop}]": (projection, column)
-            for name, adapter in self._adapters.items()
-            for projection, column in zip(projections_of(adapter), adapter.columns)
-        }
-
-    def _weights(self) -> list[Tensor]:
-        return [merged_weight(a.base.weight, a.updates()) for a in self._adapters.values()]
+        return projections_by_name(self._adapters)
 
     # -- the function ----------------------------------------------------------------------------------------------
 
@@ -378,35 +342,7 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
 
     def _computed(self, x: Tensor, size: int, function: Callable[..., Any] | None = None) -> Tensor:
         """Features of ``size`` numbers that the backbone, or another function of its layers, gives."""
-        with what_passes() as passed:
-            try:
-                features, idle = run(self.backbone, x, self._adapters, self.autocast, self._more(x), function)
-            except (RuntimeError, ValueError, TypeError) as error:
-                if passed and not self._ends_there:
-                    raise ValueError(f"{not_the_classifier(self.backbone)} ({error})") from error
-                raise
-        if not self.backbone.training:
-            self._all_took_part = self._all_took_part or not idle
-        elif idle and not self._all_took_part:
-            # Layers may be skipped at random in training; only an adapter that is idle in evaluation too is an error.
-            idle = idle_in_evaluation(self.backbone, x[:1], self._adapters, self.autocast, self._more(x[:1]))
-            self._all_took_part = not idle
-        else:
-            idle = []
-        if idle:
-            raise RuntimeError(
-                f"{len(idle)} of {len(self._adapters)} adapted layers took no part in the forward pass, the first "
-                f"being {idle[0]!r}: the model neither calls them nor reads their weight. Name other targets"
-            )
-        if not self._ends_there and isinstance(features, Tensor) and not torch.compiler.is_compiling():
-            check_end(self.backbone, passed, features)
-            self._ends_there = True
-        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != size:
-            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise RuntimeError(
-                f"the backbone must give features of shape (n, {size}), got {got}; if it has a "
-                "classifier still, name that: SDLoRAModel(..., classifier='NAME')"
-            )
+        features = self._passes(self.backbone, x, self._adapters, size, self.autocast, self._more(x), function)
         return features.to(self.head.weight.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -444,8 +380,8 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         labels = task_labels if self.config.use_task_labels else None
         if self.training or self.closed_form is None or not self.closed_form.ready:
             return self.head(self.features(x), labels)
-        scores = self.head.lay_out(self.closed_form(self.readings(x)), labels)
-        return self.closed_form.sure(scores, self.head.row_table(labels) < 0)
+        scores, rows = self.closed_form(self.readings(x)), self.head.row_table(labels)
+        return self.closed_form.sure(self.head.lay_out(scores, rows), rows < 0)
 
     def adaptation(self, experience: Any) -> None:
         """Called by Avalanche before training and evaluation alike; only widens the logits, changing no parameter.

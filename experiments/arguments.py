@@ -21,7 +21,7 @@ class Training:
     """How a method is trained.
 
     Args:
-        epochs: Epochs over each experience.
+        epochs: Epochs over each experience; the first may get more. See sdlora.first_epochs.
         batch_size: Images in a training batch.
         optimizer: The optimizer; sgd has momentum 0.9, adamw a weight decay of 0.01.
         learning_rate: Learning rate of the optimizer.
@@ -110,7 +110,9 @@ class Arguments(Machine, Images, Training):
         recipe: Where everything left open comes from: default, paper or reference, or another table of the data
             set's file in experiments/recipes.
         method: The method to train: sdlora; probe or finetune, without adapters; lora, joint, ewc, lwf or replay, on
-            one low-rank adapter; olora, nlora, clora or inflora, with one for each task; or one of --grid relatives.
+            one low-rank adapter; olora, nlora, clora or inflora, with one for each task; or a low-rank relative.
+            The relatives are sora, lora_dropout, rac_lora, prolora, xgblora, beamlora, prilora, lora_pm, lora_sub,
+            ranpac, duallora and recycle.
         backbone: A timm model name.
         weights: A local file with the backbone's weights. By default one that carries its name in the folder that the
             environment variable SDLORA_DATA names, else timm's own.

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from avalanche_sdlora.files import replacing
 from experiments.arguments import dataset_title
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine, Option
 from experiments.options.config_file import config_text, read_config
+from experiments.options.flags import in_flags
 
 LARGEST = 5_000_000  # bytes of all that is published together
 
@@ -44,9 +46,9 @@ def export(runs: Sequence[str], output: str) -> list[Path]:
     names = [Path(run).resolve().name for run in runs]
     for run, name in zip(runs, names, strict=True):
         if not Path(run, "results.json").is_file():
-            raise ValueError(f"run={run!r}: holds no results.json; expected the folder of a finished run")
+            raise ValueError(f"{run}: holds no results.json; expected the folder of a finished run")
         if names.count(name) > 1:
-            raise ValueError(f"run={run!r}: another run is called {name!r}, too; rename one of the folders")
+            raise ValueError(f"{run}: another run is called {name!r}, too; rename one of the folders")
     contents = {
         Path(output, name, file): content
         for run, name in zip(runs, names, strict=True)
@@ -105,8 +107,8 @@ def main() -> None:
         for folder in export(given["run"], given["output"]):
             print(folder)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

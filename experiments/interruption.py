@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def stopped(checkpoint: Checkpoint, experiences: int, command: str, *, resumable
     done, epochs = checkpoint.kept
     more = f" and {epochs} epoch{'s' if epochs > 1 else ''} of the next" if epochs else ""
     return StoppedError(f"stopped. Kept: {done} of {experiences} experiences{more}; {command} continues")
+
+
+def until_stopped(main: Callable[[], None]) -> None:
+    """Run a command that keeps nothing of its own; Ctrl-C ends it with one line, too."""
+    try:
+        main()
+    except KeyboardInterrupt as interrupt:
+        leave(interrupt if str(interrupt) else KeyboardInterrupt("stopped"))
 
 
 def leave(interrupt: KeyboardInterrupt) -> NoReturn:

@@ -143,12 +143,12 @@ def main() -> None:
     try:
         given = COMMAND.parse()
         if "adapters" not in given:
-            raise ValueError("adapters: none given; expected --adapters FILE")
+            raise ValueError("--adapters: name the file that a run left behind")
         found = predict(given.pop("image"), **given)
     except KeyboardInterrupt as interrupt:
         leave(interrupt)
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {in_flags(error)}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
     table = Table()
     for column in ("image", "class", "probability"):
         table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arguments import Arguments
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine, Option
 from experiments.recipes import FOLDER, recipes_of
 from experiments.resolve import resolve
@@ -48,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -22,6 +22,7 @@ from experiments.options.config_file import CONFIG, beside, config_of, read_conf
 from experiments.options.flags import in_flags
 from experiments.options.run_options import ABOUT, run_command
 from experiments.resolve import Resolved, resolve
+from experiments.terminal.log import tell_warnings_plainly
 
 if TYPE_CHECKING:
     from experiments.whole_run import Verbosity
@@ -87,6 +88,7 @@ def _alike(resolved: Resolved) -> Resolved:
 
 def main() -> None:
     """The command line; of several processes, the first speaks."""
+    tell_warnings_plainly()
     try:
         if not launched.join():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process

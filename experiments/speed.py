@@ -1,6 +1,14 @@
 """The command ``python -m experiments.speed``; see :mod:`experiments.studies.speed`."""
 
-from experiments.studies.speed import main
+from experiments.interruption import until_stopped
+
+
+def main() -> None:
+    """The command line."""
+    from experiments.studies.speed import main as measure  # with it torch, which takes its time
+
+    measure()
+
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -192,8 +192,6 @@ def prepare(
         root=arguments.data,
         **{name: getattr(arguments, name) for name in options},
     )
-    if benchmark.skipped:
-        print(f"{len(benchmark.skipped)} images cannot be read and are left out; results.json will name them")
     RNGManager.set_random_seeds(arguments.seed)
     return create_backbone(name, weights=arguments.weights, img_size=size), inputs, benchmark
 

@@ -9,6 +9,7 @@ import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
+from avalanche.logging import BaseLogger
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -122,6 +123,17 @@ def image_stream():
     benchmark = class_incremental_benchmark({"train": data}, class_order=list(range(4)), num_experiences=2)
     benchmark.images = images
     return benchmark
+
+
+class Recorder(BaseLogger):
+    """Keeps every metric value in ``seen``."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def log_metrics(self, metric_values):
+        self.seen += metric_values
 
 
 class Watch(SupervisedPlugin):

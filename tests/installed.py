@@ -69,7 +69,11 @@ def use(package: Path, version: str) -> None:
         python = Path(folder, "bin", "python")
         site = next(Path(folder, "lib").glob("python*/site-packages"))
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
-        Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        others = Path(sysconfig.get_path("purelib"))
+        lines = [str(others)]
+        # From Python 3.12 on, Avalanche's GPUtil finds distutils in setuptools, by this path file of its own.
+        lines += [file.read_text() for file in others.glob("distutils-precedence.pth")]
+        Path(site, "others.pth").write_text("\n".join(lines) + "\n")
         # The dependencies are there already, and so is what builds an sdist.
         subprocess.run([*pip, "--no-build-isolation", "--ignore-installed", str(package)], check=True)
         clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SDLORA_DATA")}

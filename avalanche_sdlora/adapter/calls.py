@@ -1,4 +1,4 @@
-"""One forward pass of the model, as the adapters inside it see it."""
+"""One forward pass of the model, as the adapters inside it see it, and whether it gives features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.heads.classifier import features_of
+from avalanche_sdlora.heads.classifier import check_end, features_of, not_the_classifier, what_passes
 
 
 class _Adapter(Protocol):
@@ -115,3 +115,72 @@ def idle_in_evaluation(
         finally:
             for module, training in modes:
                 module.training = training
+
+
+class CheckedPass:
+    """Runs a backbone, and refuses one in which adapters are idle, or whose output is something else than features.
+
+    A pass that has shown that all is well is remembered, so that later ones are not looked at again.
+    """
+
+    def __init__(self) -> None:
+        self._all_took_part = False
+        self._ends_there = False  # the backbone ends where its classifier was
+
+    def __call__(
+        self,
+        backbone: nn.Module,
+        x: Tensor,
+        adapters: Mapping[str, _Adapter],
+        size: int,
+        autocast: torch.dtype | None,
+        more: tuple[Tensor, ...] = (),
+        function: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """Features ``(n, size)`` that the backbone, or another function of its layers, gives.
+
+        Args:
+            backbone: The adapted backbone.
+            x: Its input ``(n, ...)``.
+            adapters: The backbone's adapters by name.
+            size: Numbers that the features of a sample have.
+            autocast: Precision of the pass; None: that of the caller.
+            more: Further inputs, ``(n, ...)`` each.
+            function: What is computed with the backbone's layers, from the same inputs; None: its own output.
+
+        Raises:
+            ValueError: The backbone does something after its classifier, or another layer was taken for that.
+            RuntimeError: An adapter took no part in the pass, so adapting it would change nothing (in training
+                mode only if it takes no part in evaluation either); gradients are recorded around it but not
+                where it is; or the features have another shape.
+        """
+        with what_passes() as passed:
+            try:
+                features, idle = run(backbone, x, adapters, autocast, more, function)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if passed and not self._ends_there:
+                    raise ValueError(f"{not_the_classifier(backbone)} ({error})") from error
+                raise
+        if not backbone.training:
+            self._all_took_part = self._all_took_part or not idle
+        elif idle and not self._all_took_part:
+            # Layers may be skipped at random in training; only an adapter that is idle in evaluation too is an error.
+            idle = idle_in_evaluation(backbone, x[:1], adapters, autocast, tuple(t[:1] for t in more))
+            self._all_took_part = not idle
+        else:
+            idle = []
+        if idle:
+            raise RuntimeError(
+                f"{len(idle)} of {len(adapters)} adapted layers took no part in the forward pass, the first "
+                f"being {idle[0]!r}: the model neither calls them nor reads their weight. Name other targets"
+            )
+        if not self._ends_there and isinstance(features, Tensor) and not torch.compiler.is_compiling():
+            check_end(backbone, passed, features)
+            self._ends_there = True
+        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[1] != size:
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise RuntimeError(
+                f"the backbone must give features of shape (n, {size}), got {got}; if it has a "
+                "classifier still, name that: SDLoRAModel(..., classifier='NAME')"
+            )
+        return features

@@ -380,7 +380,7 @@ class ClosedFormHead(GrowingModule):
 
     def _solved(self, trial: Trial) -> Solved:
         """The classifier that is chosen, from all statistics, with penalties that a trial has chosen."""
-        first = len(self.candidates) - len(self._trials.alone)
+        first = self._trials.first_alone
 
         def alone(i: int) -> Solved:
             candidate, known = self.candidates[i], trial.solved[i - first].penalty if trial.solved else None

@@ -173,14 +173,17 @@ class GrowingHead(GrowingModule):
             ValueError: There are no task labels, though one class label means several classes.
         """
         scores = F.linear(features, self.weight, self.bias) if len(self.weight) else features[:, :0]
-        return self.lay_out(scores, task_labels)
+        return self.lay_out(scores, self.row_table(task_labels))
 
-    def lay_out(self, scores: Tensor, task_labels: Tensor | None = None) -> Tensor:
+    def lay_out(self, scores: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(n, classes)`` by class label, as :meth:`forward`, from the scores ``(n, rows)`` of some classifier.
 
         Where a score is below -1000, classes that do not compete get the smallest score less one.
+
+        Args:
+            scores: Of every row of the head.
+            rows: Of every class, ``(n or 1, classes)``, as :meth:`row_table` gives them.
         """
-        rows = self.row_table(task_labels)  # (n or 1, classes)
         if not scores.shape[1]:
             return scores.new_full((len(scores), rows.shape[1]), MASKED)
         logits = scores.gather(1, rows.clamp(min=0).expand(len(scores), -1))  # (n, classes)
@@ -191,7 +194,7 @@ class GrowingHead(GrowingModule):
         """The row ``(n,)`` of each sample's class, from class and task labels ``(n,)`` that have been seen."""
         return self.row_table(task_labels).expand(len(targets), -1).gather(1, targets[:, None])[:, 0]
 
-    def row_table(self, task_labels: Tensor | None) -> Tensor:
+    def row_table(self, task_labels: Tensor | None = None) -> Tensor:
         """The row of every class for each sample, ``(n, classes)``, or ``(1, classes)`` where all are alike."""
         missing = 0 if self.training else max(0, self._min_width - self.row_of.shape[1])
         table = F.pad(self.row_of, (0, missing), value=-1)

@@ -16,7 +16,7 @@ from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
-#: Statistics by what they are of: "features" themselves, or their random expansion, "expanded".
+#: The statistics of the features themselves, by the name "features", and of their random expansion, "expanded".
 Sums = Mapping[str, FeatureStatistics]
 
 
@@ -101,11 +101,15 @@ class Trials:
         candidates: What may be chosen, mixtures first.
         expand: The random expansion, where one of them wants it.
         evidence: On all of them so far: the temperatures of what is mixed.
+
+    Attributes:
+        first_alone: Index of the first candidate that is solved by itself, after the mixtures.
     """
 
     def __init__(self, candidates: Sequence[Candidate], expand: RandomExpansion | None, evidence: Evidence) -> None:
         self.mixtures = [c for c in candidates if c.parts]
         self.alone = [c for c in candidates if not c.parts]
+        self.first_alone = len(self.mixtures)
         self.expand = expand
         self.evidence = evidence
 
@@ -182,7 +186,7 @@ class Trials:
 
     def _judge(self, scores: Sequence[Tensor], targets: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
-        verdict, first = judge(scores, targets), len(self.mixtures)
+        verdict, first = judge(scores, targets), self.first_alone
         if not first:
             return verdict
 

@@ -148,7 +148,7 @@ def _classifier(model: SDLoRAModel, solved: ClosedFormHead | None) -> tuple[nn.S
     Classes never seen have weight 0 and bias -1000.
     """
     try:
-        rows = model.head.row_table(None)[0]  # (classes,)
+        rows = model.head.row_table()[0]  # (classes,)
     except ValueError as error:
         raise ValueError(f"model: a plain network takes no task labels, but {error}") from error
     if not len(model.head.weight):

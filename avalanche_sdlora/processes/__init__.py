@@ -1,7 +1,8 @@
 """Several processes that train one model: who they are, what they tell each other, and who is lost.
 
-Everything here is ``torch.distributed``, as ``torchrun`` starts it, and knows neither models nor Avalanche. In a
-program of one process every function does what its name says at once, without any communication.
+Everything here is ``torch.distributed``, as ``torchrun`` starts it, and knows neither models nor Avalanche, but that it
+must be imported before processes join. In a program of one process every function does what its name says at once,
+without any communication.
 """
 
 from avalanche_sdlora.processes.alike import check_alike, check_same

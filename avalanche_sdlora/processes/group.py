@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,8 @@ def start(timeout: float = 600.0) -> None:
                     "most one process for each (--nproc_per_node), or hide them all (CUDA_VISIBLE_DEVICES=)"
                 )
             torch.cuda.set_device(local_rank())
+        # While Avalanche is imported it makes a logger, which it refuses to make once these processes have joined.
+        import_module("avalanche.training")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         atexit.register(_leave)

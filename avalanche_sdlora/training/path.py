@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from avalanche_sdlora import stream
 from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.config import SDLoRAConfig
@@ -62,6 +64,32 @@ def first_epochs(config: SDLoRAConfig, images: int, batch_size: int) -> int:
     if config.path is None or not images:
         return FIRST_EPOCHS
     return max(FIRST_EPOCHS, math.ceil(steps_of(path_of(config.path, images)) / math.ceil(images / batch_size)))
+
+
+class Epochs:
+    """Lends the first experience its epochs, and gives the strategy its own number back.
+
+    Attributes:
+        planned: Epochs over the present experience.
+    """
+
+    def __init__(self) -> None:
+        self.planned = 1
+        self._own: int | None = None  # the strategy's, while the first experience has more
+
+    def plan(self, strategy: Any, begun: bool) -> None:
+        """Gives the first experience its epochs; one that has ``begun`` before is counted by the model already."""
+        config = strategy.model.config
+        if int(strategy.model.experiences) == int(begun) and not stream.is_part(strategy.experience):
+            wanted = first_epochs(config, len(strategy.adapted_dataset), strategy.train_mb_size)
+            if wanted > strategy.train_epochs:
+                self._own, strategy.train_epochs = strategy.train_epochs, wanted
+        self.planned = strategy.train_epochs
+
+    def give_back(self, strategy: Any) -> None:
+        """Gives the strategy its own number of epochs back, if it has another."""
+        if self._own is not None:
+            strategy.train_epochs, self._own = self._own, None
 
 
 class PathLimit:

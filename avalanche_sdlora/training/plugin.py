@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ from avalanche_sdlora import processes, stream
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.learned import align_learned, learned_state
 from avalanche_sdlora.model import SDLoRAModel
+from avalanche_sdlora.training import boundary
 from avalanche_sdlora.training.compatibility import check_strategy
 from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
+from avalanche_sdlora.training.lesson import learn
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
-from avalanche_sdlora.training.path import PathLimit, first_epochs, path_of
+from avalanche_sdlora.training.path import Epochs, PathLimit, path_of
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
@@ -80,7 +82,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._checked = False
         self._told = False  # to begin a new task
         self._resumes = False  # inside an experience, which then does not begin a second time
-        self._warned: set[str] = set()
+        self._warn = boundary.WarnOnce()
         self._task: stream.Task | None = None  # at the present experience, or the last
         self._before: stream.Task | None = None  # at the one before it
         self._stage: tuple[int, float] | None = None  # at which the model was left
@@ -89,8 +91,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._point: RestorePoint | None = None
         self._resting: RestingRows | None = None
         self._path: PathLimit | None = None
-        self._epochs = 1  # over the present experience
-        self._own_epochs: int | None = None  # the strategy's, while the first experience has more
+        self._epochs = Epochs()
         self._data: Any = None  # what the experience brings, of which some images may be held out from training
         self._held: Tensor | None = None  # (n,), which
         self._trained: Any = None  # the others, which are trained on
@@ -111,7 +112,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         """Note that an evaluation from now on is not a periodic one inside training."""
         self._trains = False
-        self._give_epochs_back(strategy)
+        self._epochs.give_back(strategy)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches the plugin for an evaluation before any training, too; the criterion then sees all logits."""
@@ -181,17 +182,18 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Freezes, normalises, opens a direction, grows the head, refills the optimizer."""
         if strategy.adapted_dataset is not self._trained:  # a plugin has put others in their place since
             self._data, self._held = strategy.adapted_dataset, None
-        self._give_epochs_back(strategy)
+        self._epochs.give_back(strategy)
         self._path = None  # of an experience that was left before its end, another one may follow
         if self._resumes:
-            self._set_epochs(strategy, begun=True)
+            self._epochs.plan(strategy, begun=True)
             return
         classes = stream.classes_by_task(strategy.experience, self._data)
         if not self._checked:
             if self.check_stream:
                 stream.check_classes(strategy.experience)
-            self._try(strategy)
-        self._warn_of_single_class(strategy, classes)
+            boundary.check_inputs(strategy)
+            self._checked = True
+        boundary.warn_of_single_class(strategy.model.config.head, strategy.experience, classes, self._warn)
         model, keep_state = strategy.model, not self.reset_optimizer_state
         if self._stage != _stage(model):  # another state has been loaded since: of that nothing is known
             self._task = self._point = None
@@ -199,7 +201,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if not interrupted:
             self._point = RestorePoint(model, strategy._criterion, strategy.optimizer, keep_state)
             self._before = self._task
-        self._set_epochs(strategy, begun=interrupted)
+        self._epochs.plan(strategy, begun=interrupted)
         try:
             self._begin(strategy, classes, kwargs.get("num_workers", 0), interrupted)
         except BaseException:  # half a beginning cannot be gone on with
@@ -223,8 +225,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
 
     def _begin(self, strategy: Any, classes: Mapping[int, set[int]], num_workers: int, interrupted: bool) -> None:
         model, experience = strategy.model, strategy.experience
-        model.head.multi_head = self._has_many_heads(model, experience, classes)
-        task, goes_on = self._next_task(model.config.new_task, experience, classes)
+        model.head.multi_head = boundary.needs_several_heads(model, experience, classes, self._warn)
+        task, goes_on = boundary.next_task(model.config.new_task, self._task, self._told, experience, classes)
         head = model.closed_form
         if interrupted and self._task is not None:  # features were remembered when it began
             task, goes_on = self._task, True
@@ -243,58 +245,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
 
-    def _set_epochs(self, strategy: Any, begun: bool) -> None:
-        """Gives the first experience its epochs; one that has ``begun`` before is counted by the model already."""
-        config = strategy.model.config
-        if int(strategy.model.experiences) == int(begun) and not stream.is_part(strategy.experience):
-            wanted = first_epochs(config, len(strategy.adapted_dataset), strategy.train_mb_size)
-            if wanted > strategy.train_epochs:
-                self._own_epochs, strategy.train_epochs = strategy.train_epochs, wanted
-        self._epochs = strategy.train_epochs
-
-    def _give_epochs_back(self, strategy: Any) -> None:
-        if self._own_epochs is not None:
-            strategy.train_epochs, self._own_epochs = self._own_epochs, None
-
     def _may_go_back(self, model: SDLoRAModel) -> bool:
         """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
         return self._held is not None and model.closed_form is not None and model.config.boundary == "continuous"
-
-    def _next_task(self, how: str, experience: Any, classes: Mapping[int, set[int]]) -> tuple[stream.Task, bool]:
-        """The task that the experience belongs to, and whether it is the one learned last."""
-        before = self._task
-        goes_on = before is not None and (how == "manual" or (how == "auto" and before.goes_on_with(experience)))
-        goes_on = goes_on and not self._told
-        return stream.Task(experience, classes, before, goes_on), goes_on
-
-    def _has_many_heads(self, model: SDLoRAModel, experience: Any, classes: Mapping[int, set[int]]) -> bool:
-        config, head = model.config, model.head
-        if config.multi_head != "auto":
-            return config.multi_head
-        found = head.multi_head or (
-            config.use_task_labels and stream.labels_restart(experience, classes, head.classes_by_task())
-        )
-        if found and not head.multi_head:
-            self._warn(
-                "heads",
-                "class labels come again under other task labels: every task gets its own head rows; "
-                "predictions need the task label (multi_head='auto'). For equal classes say multi_head=False",
-            )
-        return found
-
-    def _warn_of_single_class(self, strategy: Any, classes: Mapping[int, set[int]]) -> None:
-        if strategy.model.config.head == "linear" and sum(map(len, classes.values())) == 1:
-            self._warn(
-                "single",
-                f"experience {stream.name(strategy.experience)} has one class, and the loss of the linear head over "
-                "one class is always 0: it teaches nothing. A head in closed form learns from such experiences "
-                "(SDLoRAConfig(head='lda', drift='linear')), or replay beside the present class",
-            )
-
-    def _warn(self, what: str, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            logger.warning(message)
 
     def _watch(self, strategy: Any) -> None:
         model = strategy.model
@@ -302,34 +255,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         classes = {} if self._task is None else self._task.classes
         self._resting = RestingRows([model.head.weight, model.head.bias], model.head.rows(classes))
 
-    def _try(self, strategy: Any) -> None:
-        """Sends one sample through the model, so that a misfit is an error before anything has changed."""
-        where = f"experience {stream.name(strategy.experience)}"
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            sample = strategy.adapted_dataset.eval()[0][0]
-            if not isinstance(sample, Tensor):
-                raise ValueError(
-                    f"the images of {where} are of type {type(sample).__name__}; expected tensors (3, height, width). "
-                    "Give the data set a transform that makes them, for instance torchvision's ToTensor"
-                )
-            training = strategy.model.training
-            try:
-                strategy.model.eval().readings(sample.unsqueeze(0).to(strategy.device))
-            except Exception as error:
-                raise ValueError(
-                    f"the model cannot take inputs of shape {tuple(sample.shape)} from {where}: {error}"
-                ) from error
-            finally:
-                strategy.model.train(training)
-        self._checked = True
-
     def _go_back(self, strategy: Any) -> None:
         """Undoes the present experience."""
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
         self._point = self._guard = self._resting = self._path = None
         self._task, self._stage = self._before, _stage(strategy.model)
-        self._give_epochs_back(strategy)
+        self._epochs.give_back(strategy)
 
     # -- resuming a run --------------------------------------------------------------------------------------------
 
@@ -399,7 +331,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             return None
         batches = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
         path = path_of(path, len(strategy.adapted_dataset), stream.parts(experience))
-        return PathLimit(model, path, batches * self._epochs)
+        return PathLimit(model, path, batches * self._epochs.planned)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
@@ -488,7 +420,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         trained = model.count_trainable()
         trigger_plugins(strategy, "on_direction_end")
         changed = align_learned(model, model.end_experience(trained))
-        if model.closed_form is not None and not self._learn(strategy, num_workers):
+        if model.closed_form is not None and not learn(
+            strategy, self._data, self._held, self._task, self._may_go_back(model), num_workers
+        ):
             self._point.begin_again(model)  # type: ignore[union-attr]
             align_learned(model, model.end_experience(trained))
             changed = True
@@ -496,32 +430,6 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         if changed or not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=self.reset_optimizer_state)
         processes.check_alike(learned_state(model), f"after experience {stream.name(strategy.experience)}")
-
-    def _learn(self, strategy: Any, num_workers: int) -> bool:
-        """Lets the head in closed form learn; returns whether the features stay what the experience made of them."""
-        model, found = strategy.model, set[int]()
-
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            for x, y, labels in present_features(model, strategy, self._data, num_workers):
-                found.update([] if labels is None else labels.unique().tolist())
-                yield x, model.head.rows_of(y, labels)
-
-        batches = list(rows())
-        tasks = set().union(*processes.gather_objects(found))
-        compete = {task: classes for task, classes in model.head.classes_by_task().items() if task in tasks}
-        lesson = model.closed_form.learn(
-            batches,
-            len(model.head.weight),
-            held=self._held,
-            competing=model.head.rows(compete) if compete else None,
-            repeats=self._task is not None and self._task.repeats,
-            anew=stream.brings_other_samples(self._data, strategy.experience),
-            may_go_back=self._may_go_back(model),
-        )
-        model.decision = lesson._asdict()
-        if self._task is not None:
-            self._task.learned = True
-        return lesson.kept
 
 
 def _finite(loss: Tensor) -> Tensor:

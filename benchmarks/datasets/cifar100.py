@@ -71,7 +71,7 @@ def _from_torchvision(folder: Path) -> tuple[LabelledImages, LabelledImages, lis
     except (OSError, EOFError, RuntimeError, tarfile.TarError) as error:
         raise RuntimeError(
             f"CIFAR-100 is not in {folder} and could not be downloaded ({error}). Either unpack "
-            f"{CIFAR100.url} into {folder}, so that {folder / CIFAR100.base_folder} exists, or let root "
+            f"{CIFAR100.url} into {folder}, so that {folder / CIFAR100.base_folder} exists, or let root= "
             f"or the environment variable SDLORA_DATA name a folder with {SUBSET_FILE}."
         ) from error
     what = str(folder / CIFAR100.base_folder)

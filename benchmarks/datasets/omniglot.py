@@ -85,7 +85,7 @@ def _unpacked(folder: Path) -> Iterator[tuple[str, bytes]]:
             raise RuntimeError(
                 f"Omniglot is not in {folder} and could not be downloaded ({error}). Get images_background.zip from "
                 f"{_URL} and unpack it into {folder / Omniglot.folder}, so that {tree / 'Greek/character01'} exists; "
-                f"or let root or the environment variable SDLORA_DATA name a folder with {' and '.join(ZIP_FILES)}."
+                f"or let root= or the environment variable SDLORA_DATA name a folder with {' and '.join(ZIP_FILES)}."
             ) from error
     for alphabet in ALPHABETS:
         for path in sorted((tree / alphabet).glob("*/*.png")):

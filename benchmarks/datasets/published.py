@@ -61,7 +61,7 @@ class PublishedFiles:
                 return folder
         raise RuntimeError(
             f"{self.title} is not in {' or '.join(map(str, bases))}. Get it from {self.url} and unpack it there, so "
-            f"that there is {self.layout}; or let root or the environment variable SDLORA_DATA name the folder "
+            f"that there is {self.layout}; or let root= or the environment variable SDLORA_DATA name the folder "
             f"that holds {self.folder}."
         )
 

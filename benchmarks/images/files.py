@@ -54,10 +54,10 @@ class ImageFiles:
         """
         found = look_at(self.root, [image.path for image in self.split.images])
         if found.unreadable:
-            first, why = next(iter(found.unreadable.items()))
+            first = min(found.unreadable)
             warnings.warn(
                 f"{self.root}: {len(found.unreadable)} of {len(self.split.images)} images cannot be read and are left "
-                f"out: {some(found.unreadable)} ({first}: {why}).",
+                f"out: {some(found.unreadable)}. Of the first: {found.unreadable[first]}.",
                 stacklevel=3,
             )
         skipped = tuple(sorted(found.unreadable))

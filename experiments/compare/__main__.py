@@ -149,13 +149,17 @@ def main() -> None:
         own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
         output, jobs = own.get("report-only", own.get("output")), own["jobs"]
         if "report-only" not in own:
-            if "streams" not in own or not output or jobs < 1:
-                raise ValueError("expected streams, --output FOLDER, and --jobs of at least 1 (see --help)")
+            if "streams" not in own:
+                raise ValueError("name the data sets to compare on, such as digits (--help lists the options)")
+            if not output:
+                raise ValueError("--output: name the folder of the comparison")
+            if jobs < 1:
+                raise ValueError(f"jobs={jobs}: expected at least 1")
             methods = read_grid(own.get("grid", "recipes"))
             unknown = [name for name in own.get("only", []) if name not in methods]
             if unknown:
                 raise ValueError(
-                    f"only={unknown}: the grid has {', '.join(methods)}{did_you_mean(unknown[0], methods)}"
+                    f"--only {unknown[0]}: the grid has {', '.join(methods)}{did_you_mean(unknown[0], methods)}"
                 )
             chosen = {name: methods[name] for name in own.get("only", methods)}
             check_output(output)
@@ -168,7 +172,7 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         leave(interrupt)
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {in_flags(error)}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
     if failures:
         sys.exit("\n".join([f"error: {len(failures)} cells failed; the same command runs them again", *failures]))
 

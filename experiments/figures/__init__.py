@@ -74,7 +74,7 @@ RUN_FIGURES = (
         "Frozen, stale, followed and oracle",
         "The head is solved from sums over features. As training goes on the features move, and old sums go stale; "
         "following carries them along. The oracle may look at all old images again, which no learner of a stream can. "
-        "Frozen is the head on the untrained network: what adaptation is worth is the distance to it.",
+        "Frozen is the head on the frozen network: what adaptation is worth is the distance to it.",
         accuracy.heads,
         LOST,
     ),
@@ -98,8 +98,9 @@ RUN_FIGURES = (
         "direction_sizes",
         "Size of each direction after each task",
         "SD-LoRA gives every task one direction in the space of weights, freezes it afterwards, and goes on training "
-        "only how much of it is used. A column follows one direction through time. In the paper, early directions grow "
-        "and late ones stay small: what comes later is more and more made of what is there already.",
+        "only how much of it is used. A column follows one direction through time: the Frobenius norm of what it adds "
+        "to the weights, 0 for a task that was taken back. In the paper, early directions grow and late ones stay "
+        "small: what comes later is more and more made of what is there already.",
         directions.sizes,
         INSIDE,
     ),

@@ -12,7 +12,7 @@ from experiments.figures.style import Results, heat_map, lines, rows_height, tit
 
 #: What a closed-form head's statistics were gathered from, by the names in ``results.json``.
 HEADS = {
-    "frozen": "features of the untrained network",
+    "frozen": "features of the frozen network",
     "none": "stale: features as they were at each task",
     "linear": "followed: features carried along as they moved",
     "oracle": "oracle: all images once more, final network",
@@ -96,7 +96,7 @@ def over_tasks(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
         alt.X(
             "tasks:Q",
             title="tasks learned",
-            axis=alt.Axis(format="d", tickMinStep=1, tickCount=len(ticks)),
+            axis=alt.Axis(format="d", values=ticks, labelOverlap=True),
             scale=alt.Scale(domain=[min(ticks), max(max(ticks), min(ticks) + 1)], nice=False),
         ),
         alt.Y("accuracy:Q", title="mean accuracy on tasks so far (%)", scale=alt.Scale(zero=False)),

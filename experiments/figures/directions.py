@@ -14,7 +14,7 @@ from experiments.figures.style import Results, heat_map, lines, rows_height, tit
 
 
 def sizes(results: Results) -> Any | None:
-    """How large the contribution of each direction is after each task."""
+    """How large the contribution of each direction is after each task, as a Frobenius norm."""
     rows = [
         {"after": i + 1, "direction": k + 1, "value": size}
         for i, row in enumerate(_observed(results, "direction_sizes") or [])
@@ -31,7 +31,7 @@ def sizes(results: Results) -> Any | None:
         rows,
         alt.X("direction:O", title="direction learned at task", axis=alt.Axis(labelAngle=0)),
         alt.Y("after:O", title="after learning task"),
-        label=f"size of its contribution, Frobenius norm ({told})",
+        label=f"size of its contribution ({told})",
         form=".0f" if unit > 1 else ".1f",
         cells=n,
         tooltip=[

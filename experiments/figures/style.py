@@ -23,15 +23,14 @@ _WIDTH, _LINE = 520, 58  # pixels of a figure in a file, characters of a line be
 
 
 def provenance(runs: Sequence[Results]) -> list[str]:
-    """Data set, backbone, seeds, version and commit of runs, in lines that fit a narrow figure."""
-    parts = [
+    """Data set, images, backbone, seeds, version and commit of runs, a text for each."""
+    return [
         _each(f"{data_name(r)}, {len(r['accuracy_matrix'])} tasks" for r in runs),
         *([_each(r["caption"] for r in runs if "caption" in r)] if any("caption" in r for r in runs) else []),
         _each(_backbone(r) for r in runs),
         ("seed " if len({r["seed"] for r in runs}) == 1 else "seeds ") + _each(str(r["seed"]) for r in runs),
         "avalanche-sdlora " + _each(_version(r) for r in runs),
     ]
-    return [line for part in _lines(parts) for line in textwrap.wrap(part, _LINE)]
 
 
 def data_name(results: Results) -> str:
@@ -57,20 +56,20 @@ def _each(texts: Iterable[str], most: int = 4) -> str:
 
 
 def _lines(parts: Sequence[str]) -> list[str]:
-    """Parts joined to lines as long as fits."""
+    """Parts joined to lines that fit a narrow figure."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + len(part) + 3 <= _LINE:
             lines[-1] += f" · {part}"
         else:
             lines.append(part)
-    return lines
+    return [line for joined in lines for line in textwrap.wrap(joined, _LINE)]
 
 
 def titled(chart: Any, title: str, runs: Sequence[Results], height: int = 260) -> Any:
     """A chart with its title and where it is from, as wide as the page that shows it."""
     told = alt.TitleParams(
-        textwrap.wrap(title, 52), subtitle=provenance(runs), anchor="start", frame="bounds", offset=10
+        textwrap.wrap(title, 52), subtitle=_lines(provenance(runs)), anchor="start", frame="bounds", offset=10
     )
     # Only the width follows the page.
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")

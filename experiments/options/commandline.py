@@ -121,8 +121,7 @@ class CommandLine:
                 raise SystemExit(0)
             name = word[2:].partition("=")[0]
             if word.startswith("--") and (name not in self.options or self.options[name].positional):
-                flags = (option.name for option in self.options.values() if not option.positional)
-                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, flags)}")
+                raise ValueError(f"unknown option --{name}{self._advice(name) or did_you_mean(name, self.flags)}")
             if word.startswith("--"):
                 given.add(name)
         parser = ArgumentParser(exit_on_error=False, add_help=False)
@@ -135,6 +134,11 @@ class CommandLine:
         values = {name: vars(found)[name.replace("-", "_")] for name in given}
         return {name: value for name, value in values.items() if value not in (None, [])}
 
+    @property
+    def flags(self) -> list[str]:
+        """The names of the options that are given by their names."""
+        return [option.name for option in self.options.values() if not option.positional]
+
     def _line(self, message: str) -> str:
         key = re.match(r'Parser key "([\w.]+)"', message)
         value = re.findall(r"(?:Given|Got) value: (.*)", message)
@@ -146,7 +150,8 @@ class CommandLine:
         """The help as text of at most 80 columns."""
         positionals = [option for option in self.options.values() if option.positional]
         words = [o.usage + ("" if o.nargs is None else " ...") for o in positionals]
-        lines = [f"usage: {self._command} {' '.join(words)} [--OPTION VALUE ...]", "", *textwrap.wrap(self._about, 80)]
+        usage = " ".join(["usage:", self._command, *words, "[--OPTION VALUE ...]"])
+        lines = [usage, "", *textwrap.wrap(self._about, 80)]
         shown = [o for o in self.options.values() if everything or o.name in self._everyday]
         title = None
         for option in shown:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shlex
 from collections import Counter
+from collections.abc import Collection, Mapping
 from functools import cache
 
 from avalanche_sdlora import SDLoRAConfig
@@ -19,19 +20,26 @@ _ARGUMENTS = {"img_size": "image_size", "name": "backbone", "root": "data", "n_e
 _SETTING = re.compile(r"(?<![\w.\-'\"/])([A-Za-z_][\w.]*)=('[^']*'|\"[^\"]*\"|[\w+.-]*\w(?:\([^)]*\))?)?")
 
 
-def in_flags(error: BaseException | str) -> str:
-    """What a person who typed a command reads of an error: arguments of functions by the names of options."""
+def in_flags(error: BaseException | str, own: Collection[str] = ()) -> str:
+    """What a person who typed a command reads of an error: arguments of functions by the names of options.
+
+    Args:
+        error: The error, or its message.
+        own: Names of options that the command has beside those of a run.
+    """
     if isinstance(error, DownloadError):
         return (
             f"the weights of the backbone cannot be fetched ({error.reason}). Without a connection give a local file: "
             "--weights FILE, or one that carries the backbone's name in the folder that SDLORA_DATA names"
         )
-    return _SETTING.sub(_flag, str(error))
+    if isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return _SETTING.sub(lambda match: _flag(match, {**_names(), **{name: name for name in own}}), str(error))
 
 
-def _flag(match: re.Match[str]) -> str:
+def _flag(match: re.Match[str], names: Mapping[str, str]) -> str:
     name, value = match[1], match[2] or ""
-    option = _names().get(name)
+    option = names.get(name)
     if option is None:
         return match[0]
     if value[:1] in ("'", '"'):

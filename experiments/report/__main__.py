@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine, Option
+from experiments.options.flags import in_flags
 
 COMMAND = CommandLine(
     "python -m experiments.report",
@@ -31,7 +33,7 @@ def read_runs(folders: Sequence[str]) -> list[tuple[Path, dict[str, Any]]]:
         files = [folder / "results.json"] if (folder / "results.json").is_file() else []
         files = files or sorted(folder.rglob("results.json"))
         if not files:
-            raise ValueError(f"run={str(folder)!r}: there is no results.json in it; expected the folder of a run")
+            raise ValueError(f"{folder}: there is no results.json in it; expected the folder of a run")
         for file in files:
             try:
                 results = json.loads(file.read_text(encoding="utf-8"))
@@ -56,9 +58,9 @@ def main() -> None:
         output = Path(given.get("output") or (runs[0][0] if len(runs) == 1 else Path()) / "report.html")
         write_report(output, runs)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
     print(f"report: {output}")
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

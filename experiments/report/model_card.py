@@ -88,7 +88,7 @@ def write_model_card(path: str | Path, results: Results) -> None:
     if results["baselines"]:
         name, best = max(results["baselines"].items(), key=lambda item: item[1]["acc"])
         yardstick = (
-            f"For comparison: {name.replace('_', ' ')} on the features of the untrained network, which needs no "
+            f"For comparison: {name.replace('_', ' ')} on the features of the frozen network, which needs no "
             f"training, has an Acc of {best['acc']:.1f} %."
         )
     card = ModelCardData(

@@ -57,7 +57,14 @@ def _story(results: Results) -> list[str]:
         name, best = max(results["baselines"].items(), key=lambda item: item[1]["acc"])
         told.append(
             f"The yardstick is what needs no training at all: {name.replace('_', ' ')} on the features of the "
-            f"untrained network is right for {best['acc']:.1f} %; {_verdict(acc - best['acc'], results)}"
+            f"frozen network is right for {best['acc']:.1f} %; {_verdict(acc - best['acc'], results)}"
+        )
+    back = [str(i + 1) for i, found in enumerate(results.get("decisions") or []) if found.get("kept") is False]
+    if back:
+        named = f"task{'s' if len(back) > 1 else ''} {', '.join(back)}"
+        told.append(
+            f"Images held out from training judged each task: what {named} had changed in the network did not help, "
+            "and was taken back. The head has learned all classes."
         )
     known = (results.get("observed", {}).get("task_known") or [None])[-1]
     if known:
@@ -78,8 +85,8 @@ def _verdict(apart: float, results: Results) -> str:
     if abs(apart) < error:
         return f"this run is level with it (a difference of {apart:+.1f} is less than so few test images can show)."
     if apart > 0:
-        return f"training gained {apart:.1f} points over it."
-    return f"training fell {-apart:.1f} points behind it: this run would have been better off without training."
+        return f"this run gained {apart:.1f} points over it."
+    return f"this run fell {-apart:.1f} points behind it: it would have been better off without training."
 
 
 def _cards(results: Results) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ from avalanche_sdlora.heads.candidates import KINDS
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
+from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
@@ -170,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch.utils.data import TensorDataset
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAStrategy, create_backbone
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
 from experiments.results import environment, write_json
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.arguments import Arguments
+from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
 from experiments.results import write_json
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

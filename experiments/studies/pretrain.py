@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from avalanche_sdlora.backbones import MICRO_WEIGHTS, create_backbone
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.training.precision import multiplies_bfloat16
+from experiments.interruption import until_stopped
 from experiments.studies.glyphs import SIZE, draw_formulas, render
 
 ARCHITECTURE = "vit_micro_patch4_32"
@@ -193,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from avalanche_sdlora.backbones import create_backbone
 from experiments.arguments import Arguments
+from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
@@ -135,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

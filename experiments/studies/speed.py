@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.training.precision import Precision, autocast_dtype
+from experiments.interruption import until_stopped
 from experiments.options.commandline import CommandLine
 from experiments.options.run_options import options_of
 from experiments.results import environment, write_json
@@ -232,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)

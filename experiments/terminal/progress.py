@@ -74,9 +74,9 @@ class Progress(BaseLogger, SupervisedPlugin):
         clock = strategy.clock
         images, since = self._rate_from
         self._say(
-            f"{self._where(clock.train_exp_counter)} · epoch {clock.train_exp_epochs + 1} of {strategy.train_epochs} · "
-            f"loss {float(strategy.loss.detach()):.3f} · accuracy {100 * self._hits / self._seen:.0f} % · "
-            f"{(self._work - images) / max(now - since, 1e-6):.0f} images/s{self._left(strategy, now)}"
+            f"{self._where(clock.train_exp_counter)} · epoch {clock.train_exp_epochs + 1} of {strategy.train_epochs}"
+            f"{self._left(strategy, now)} · accuracy {100 * self._hits / self._seen:.0f} % · "
+            f"loss {float(strategy.loss.detach()):.3f} · {(self._work - images) / max(now - since, 1e-6):.0f} images/s"
         )
 
     def after_training_exp(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:

@@ -59,7 +59,9 @@ def print_report(
         console.print(escape(f"images: {images}"), highlight=False)
     console.print(_summary_table({name: matrix.summary() | dict(more or {}), **(baselines or {})}))
     if parameters:
-        console.print("parameters: " + ", ".join(f"{what} {number:,}" for what, number in parameters.items()))
+        console.print(
+            "parameters: " + ", ".join(f"{what} {number:,}" for what, number in parameters.items()), highlight=False
+        )
 
 
 def _matrix_table(matrix: AccuracyMatrix, width: int) -> Table:

@@ -164,8 +164,8 @@ def test_what_is_wrong_in_a_grid_is_named(text, message, tmp_path):
         (["digits", "--recipe", "paper"], "default: the grid and the command line both set recipe"),
         (["digits", "--epochs", "0"], "digits, default: --epochs 0"),
         (["digits", "--seeds", "1", "1"], "each only once"),
-        (["digits", "--jobs", "0"], "--jobs of at least 1"),
-        ([], "expected streams"),
+        (["digits", "--jobs", "0"], "--jobs 0: expected at least 1"),
+        ([], "name the data sets to compare on"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_run(arguments, message, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """What somebody meets who runs a command for the first time, a second time, and stops it."""
 
+import importlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from experiments import whole_run
 from experiments.arguments import Arguments, dataset_title
 from experiments.compare import __main__ as compare
 from experiments.compare.grid import Cell
+from experiments.interruption import until_stopped
 from experiments.options.flags import in_flags
 from experiments.outcome import show
 from experiments.resolve import resolve
@@ -108,6 +110,26 @@ def test_ctrl_c_in_a_comparison_says_what_was_kept(monkeypatch, tmp_path, capsys
     assert len(stopped) == 2
 
 
+@pytest.mark.parametrize("said", ["", "stopped. Kept: 1 of 2 experiences"])
+def test_ctrl_c_in_any_other_command_is_one_line(said, capsys):
+    def main():
+        raise KeyboardInterrupt(said)
+
+    with pytest.raises(SystemExit) as end:
+        until_stopped(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"\n{said or 'stopped'}\n"
+
+
+def test_every_command_ends_so():
+    commands = [*Path(command.__file__).parent.rglob("*.py")]
+    ends = {path.name: path.read_text(encoding="utf-8") for path in commands}
+    ends = {name: text for name, text in ends.items() if '__name__ == "__main__"' in text}
+    assert len(ends) > 8
+    lacking = [name for name, text in ends.items() if "until_stopped(" not in text and "leave(" not in text]
+    assert lacking == ["processes.py"]  # one of several processes, which another command starts
+
+
 def test_an_output_that_cannot_be_written_is_refused_at_once(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     for main, words in ((command.main, []), (compare.main, ["--only", "default"])):
@@ -162,10 +184,35 @@ def test_everything_local_is_looked_at_before_weights_are_fetched(monkeypatch, t
         ("head='linear' with drift='none'", "--sdlora.head linear with --sdlora.drift none"),
         ("take them with strict=False.", "take them with --strict false."),
         ("weights=... and lr=0.1, 'x=1', ||A||=1", "--weights... and lr=0.1, 'x=1', ||A||=1"),
+        ("or let root= or the environment", "or let --data or the environment"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "runs/mine"), "runs/mine: Permission denied"),
     ],
 )
 def test_messages_name_the_options_of_the_command(message, shown):
     assert in_flags(message) == shown
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        ("compare.__main__", [], "error: name the data sets to compare on, such as digits"),
+        ("compare.__main__", ["digits"], "error: --output: name the folder of the comparison"),
+        ("compare.__main__", ["digits", "--output", "new", "--jobs", "0"], "error: --jobs 0: expected at least 1"),
+        ("compare.__main__", ["digits", "--seeds", "a"], "error: --seeds a: expected a whole number"),
+        ("compare.__main__", ["digits", "--output", "new", "--only", "defalt"], "error: --only defalt: the grid has"),
+        ("predict", ["one.png"], "error: --adapters: name the file"),
+        ("predict", ["one.png", "--adapters", "none"], "error: none: there is no such file"),
+        ("predict", ["one.png", "--adapters", "none", "--top", "x"], "error: --top x: expected a whole number"),
+        ("export", ["nothing", "--output", "new"], "error: nothing: holds no results.json"),
+        ("report.__main__", ["nothing"], "error: nothing: there is no results.json"),
+    ],
+)
+def test_each_command_names_what_is_wrong_as_it_was_typed(module, words, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=said):
+        call(monkeypatch, importlib.import_module(f"experiments.{module}").main, *words)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_data_set_has_no_path_of_the_machine_in_a_title(tmp_path):

@@ -36,6 +36,9 @@ def test_help_fits_a_screen_and_all_of_it_names_every_option(command):
     assert max(len(line) for line in [*short.splitlines(), *everything.splitlines()]) <= 80
     assert "--help all" in short
     assert all(option.usage.split()[0] in everything for option in command.options.values())
+    assert "  " not in everything.splitlines()[0]
+    words = everything.replace(",", " ").replace(";", " ").replace(".", " ").split()
+    assert METHODS.keys() <= set(words)
 
 
 def test_help_is_printed_and_nothing_is_run(capsys):

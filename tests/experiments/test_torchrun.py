@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_two_processes_give_the_table_of_one_and_the_first_alone_speaks(launched
     assert ended["whole"][1].count("TensorBoard events are in") == 1
     assert sorted(os.listdir(folder / "whole")) == sorted(os.listdir(folder / "alone"))
     assert len(os.listdir(folder / "whole" / "tensorboard")) == 1
+
+
+def test_processes_may_join_before_avalanche_is_imported(tmp_path):
+    program = "from avalanche_sdlora import processes\nprocesses.start()\nfrom avalanche_sdlora import SDLoRAStrategy\n"
+    (tmp_path / "script.py").write_text(program + "print('rank', processes.rank(), 'has', SDLoRAStrategy.__name__)\n")
+    words = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), tmp_path / "script.py"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {f"rank {rank} has SDLoRAStrategy" for rank in (0, 1)} <= set(done.stdout.splitlines())
 
 
 def test_under_torchrun_the_others_end_and_name_whom_they_lost(launched):

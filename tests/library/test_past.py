@@ -191,7 +191,7 @@ def test_the_head_stays_as_it_is_while_the_adapters_are_off(head):
         features = model.features(X)
         scores = model.head(features)
         if model.closed_form is not None:
-            scores = model.head.lay_out(model.closed_form(features))
+            scores = model.head.lay_out(model.closed_form(features), model.head.row_table())
             scores = model.closed_form.sure(scores, torch.zeros_like(scores, dtype=torch.bool))
         assert torch.equal(model(X), scores)
 
@@ -283,4 +283,5 @@ def test_files_of_version_2_are_read_and_their_scores_are_the_logits(tmp_path):
     old = load_model(tmp_path / "old", mlp())
     with torch.no_grad():
         assert model.closed_form.power is not None
-        assert torch.equal(old(X), model.head.lay_out(model.closed_form(model.features(X))))
+        scores = model.closed_form(model.features(X))
+        assert torch.equal(old(X), model.head.lay_out(scores, model.head.row_table()))

@@ -127,6 +127,7 @@ def _write(folder):
         store.put(str(number).encode(), noise(number))
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_time_leaves_whole_entries_and_a_store_that_takes_more(tmp_path):
     context, found = multiprocessing.get_context("fork"), 0
     for kill in range(5):

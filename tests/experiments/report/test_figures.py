@@ -18,8 +18,11 @@ def specs():
     return specifications(made_up_results())
 
 
+_TEXT = "{http://www.w3.org/2000/svg}text"
+
+
 def _texts(path):
-    return " ".join(" ".join(e.itertext()) for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"))
+    return " ".join(" ".join(e.itertext()) for e in ElementTree.parse(path).iter(_TEXT))
 
 
 def test_a_run_that_saw_everything_has_every_figure(specs):
@@ -48,6 +51,12 @@ def test_every_figure_says_where_it_is_from_and_its_units(specs, name, tmp_path)
     for told in ("digits, 5 tasks", "vit_micro_patch4_32.formula, 32 px", "seed 0", "avalanche-sdlora 0.0", "abc1234"):
         assert told in shown
     assert any(unit in shown for unit in ("(%)", "(log)", "norm)"))
+
+
+def test_each_number_of_tasks_stands_once_on_the_axis(tmp_path):
+    write_svg(tmp_path / "figure.svg", specifications(made_up_results(tasks=2))["accuracy_over_tasks"])
+    shown = ["".join(e.itertext()) for e in ElementTree.parse(tmp_path / "figure.svg").iter(_TEXT)]
+    assert [shown.count(str(tasks)) for tasks in (1, 2)] == [1, 1]
 
 
 def test_seeds_and_versions_of_many_runs_are_told_once():

@@ -10,7 +10,7 @@ import pytest
 from experiments.figures import RUN_FIGURES
 from experiments.report.__main__ import main, read_runs
 from experiments.report.model_card import write_model_card
-from experiments.report.one_run import command, decisions
+from experiments.report.one_run import command, decisions, overview
 from experiments.report.page import _vega, write_report
 from tests.experiments.report.made_up import made_up_results
 
@@ -174,6 +174,21 @@ def test_the_command_makes_the_page_of_any_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "run0" / "results.json").write_text("{}")
     with pytest.raises(ValueError, match="lacks accuracy_matrix, arguments"):
         read_runs([str(tmp_path / "run0")])
+
+
+def test_a_page_says_where_it_is_from_without_the_line_breaks_of_a_figure(tmp_path):
+    results = made_up_results()
+    results["caption"] = "photographs of flowers in a garden: 12345 training and 1234 test images"
+    write_report(tmp_path / "page.html", [(tmp_path, results)])
+    assert f" · {results['caption']} · " in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_task_that_was_taken_back_is_told():
+    results = made_up_results(tasks=3)
+    results["decisions"] = [{"kept": kept} for kept in (False, True, False)]
+    assert "what tasks 1, 3 had changed in the network" in " ".join(overview(results)["lead"])
+    results["decisions"] = [{"kept": True}] * 3
+    assert "taken back" not in " ".join(overview(results)["lead"])
 
 
 def test_whatever_was_decided_becomes_a_table():

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from rich.console import Console
 
 from experiments.terminal import progress as module
-from experiments.terminal.log import logged
+from experiments.terminal.log import logged, tell_warnings_plainly
 from experiments.terminal.progress import Progress, competing_hits, duration
 from tests.common import points_stream, strategy_for
 
@@ -34,7 +35,7 @@ def test_a_file_gets_lines_and_no_carriage_returns(monkeypatch):
     text = told(monkeypatch)
     assert "\r" not in text
     assert "\x1b" not in text
-    assert re.search(r"task 2 of 5 · epoch 1 of 2 · loss \d+\.\d{3} · accuracy \d+ % · \d+ images/s", text)
+    assert re.search(r"task 2 of 5 · epoch 1 of 2 · accuracy \d+ % · loss \d+\.\d{3} · \d+ images/s", text)
     assert re.search(r"^task 2 of 5: \d+\.\d % on its own and \d+\.\d % on all tasks so far, ", text, re.M)
 
 
@@ -47,6 +48,11 @@ def test_a_file_gets_a_line_for_each_experience_and_few_others(monkeypatch):
 def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch):
     text = told(monkeypatch, terminal=True)
     assert "\x1b[2K" in text  # the line is erased
+
+
+def test_a_narrow_terminal_loses_the_speed_and_not_the_time_left(monkeypatch):
+    monkeypatch.setattr(Progress, "_left", lambda *_: " · 2 h 10 min left")
+    assert re.search(r"task 2 of 5 · epoch 1 of 2 · 2 h 10 min left · accuracy \d+ % · loss ", told(monkeypatch))
 
 
 def test_quiet_says_nothing(monkeypatch):
@@ -64,6 +70,17 @@ def test_only_classes_that_compete_count():
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (125, "2 min"), (7500, "2 h 05 min")])
 def test_durations_are_told_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_warning_is_one_line_and_is_in_the_log(tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        tell_warnings_plainly()
+        with logged(tmp_path / "log.txt"):
+            warnings.warn("one image cannot be read", stacklevel=1)
+        warnings.warn("after the run", stacklevel=1)
+    assert capsys.readouterr().err == "warning: one image cannot be read\nwarning: after the run\n"
+    assert "UserWarning: one image cannot be read" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_failed_run_says_where_its_log_is(tmp_path, capsys):

@@ -197,7 +197,7 @@ def test_while_an_experience_is_learned_the_linear_head_predicts_and_evaluation_
     # Scores of any size leave those who do not compete behind.
     model.head.reserve(14)
     scores = torch.full((2, 12), -5000.0) + torch.arange(12.0)
-    assert model.head.lay_out(scores).argmax(1).tolist() == [11, 11]
+    assert model.head.lay_out(scores, model.head.row_table()).argmax(1).tolist() == [11, 11]
 
 
 def test_the_state_restores_it(following, tmp_path):

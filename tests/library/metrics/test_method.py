@@ -4,21 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from avalanche.logging import BaseLogger
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 
 from avalanche_sdlora.metrics import magnitude_metrics, parameter_metrics, reduction_metrics
-from tests.common import MLP, mlp, points_stream, strategy_for
-
-
-class Recorder(BaseLogger):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def log_metrics(self, metric_values):
-        self.seen += metric_values
+from tests.common import MLP, Recorder, mlp, points_stream, strategy_for
 
 
 @pytest.fixture(scope="module")

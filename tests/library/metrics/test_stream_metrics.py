@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin
 
 from avalanche_sdlora.adapter.geometry import Geometry
@@ -23,17 +22,7 @@ from avalanche_sdlora.metrics import (
 )
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.metrics.solutions import frozen_norm, similarities
-from tests.common import MLP, adapted_mlp, learn_something, points_stream, strategy_for
-
-
-class Recorder(BaseLogger):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def log_metrics(self, metric_values):
-        self.seen += metric_values
-
+from tests.common import MLP, Recorder, adapted_mlp, learn_something, points_stream, strategy_for
 
 METRICS = [stream_metrics, prediction_metrics, residual_metrics, solution_metrics, cost_metrics]
 

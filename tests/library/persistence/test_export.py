@@ -86,6 +86,7 @@ def test_peft_loads_the_same_features(config, tmp_path):
         assert not torch.allclose(loaded(X), loaded.unload()(X), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_peft_leaves_out_layers_without_directions(tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = learned(experiences=1)

@@ -34,6 +34,7 @@ def test_plain_data_comes_back_as_it_was(value):
     assert repr(through_json(value)) == repr(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(value=st.sets(st.integers() | st.text(max_size=2)))
 def test_sets_come_back(value):
