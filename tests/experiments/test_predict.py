@@ -49,9 +49,9 @@ def test_the_command_prints_names_and_probabilities(served, monkeypatch, capsys)
     ("arguments", "message"),
     [
         (["/no/image.png", "--adapters", "{adapters}"], "/no/image.png cannot be read as an image"),
-        (["{image}", "--adapters", "/no/file"], "there is no such file: '/no/file'"),
+        (["{image}", "--adapters", "/no/file"], "/no/file: there is no such file"),
         (["{image}", "--adapters", "{image}"], "is damaged, or no safetensors file"),
-        (["{image}", "--adapters", "{adapters}", "--top", "0"], "top=0"),
+        (["{image}", "--adapters", "{adapters}", "--top", "0"], "--top 0"),
         (["{image}", "--adapters", "{adapters}", "--weights", "/no/weights"], "--weights /no/weights"),
         (["{image}", "--adapters", "{mlp}"], "belongs to a Sequential, which is no timm model"),
     ],
