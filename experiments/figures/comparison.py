@@ -31,12 +31,12 @@ def accuracy_bands(rows: Sequence[Row], runs: Sequence[Results]) -> Any:
 
 def front_of_parameters(rows: Sequence[Row], runs: Sequence[Results]) -> Any | None:
     """Accuracy over the parameters that are kept; nothing is better in both than what is on the line."""
-    return _front(rows, runs, "parameters", "parameters kept beyond the frozen network (log)")
+    return front(rows, runs, "parameters", "parameters kept beyond the frozen network (log)")
 
 
 def front_of_seconds(rows: Sequence[Row], runs: Sequence[Results]) -> Any | None:
     """Accuracy over the seconds of training and evaluation; nothing is better in both than what is on the line."""
-    return _front(rows, runs, "seconds", "training and evaluation (seconds, log)")
+    return front(rows, runs, "seconds", "training and evaluation (seconds, log)")
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -50,7 +50,15 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def _front(rows: Sequence[Row], runs: Sequence[Results], measure: str, label: str) -> Any | None:
+def front(rows: Sequence[Row], runs: Sequence[Results], measure: str, label: str) -> Any | None:
+    """Accuracy over a cost of the rows that were trained here; None of fewer than two.
+
+    Args:
+        rows: Their ``values`` have ``acc`` and the cost.
+        runs: The runs behind them, which the figure names.
+        measure: The name of the cost in ``values``.
+        label: What the axis says of it.
+    """
     data = []
     for row in rows:
         cost, acc = row.values.get(measure), row.values.get("acc")

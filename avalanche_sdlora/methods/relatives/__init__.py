@@ -2,6 +2,10 @@
 
 Each plugin stands after :class:`avalanche_sdlora.SDLoRAPlugin`, as those of ``avalanche_sdlora.methods`` do, and
 trains in one process. None of them is known to be better than the default.
+
+At LoRA's learning rate not all of them need LoRA's factor ``alpha / r``, which is ``SDLoRAConfig.magnitude_init``:
+RAC-LoRA and XGBLoRA, which train few columns at a time, need 3 to 4 in place of 1, and SoRA, LoRA Dropout, BeamLoRA,
+PRoLoRA and LoRA-P&M at most 0.7 (``docs/methods.md`` has what was measured).
 """
 
 from avalanche_sdlora.methods.relatives.beamlora import BeamLoRAPlugin

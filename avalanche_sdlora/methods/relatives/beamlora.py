@@ -61,14 +61,15 @@ class BeamLoRAPlugin(GatedPlugin):
 
     def begin(self, strategy: Any, projections: list[Projection], num_workers: int) -> None:
         """Starts with equal scores."""
+        super().begin(strategy, projections, num_workers)
         self.scores = [p.scale.new_zeros(len(p.A)) for p in projections_of(strategy.model)]
         self._kept = []
 
     def stepped(self, projection: Projection, index: int, gate: Tensor, gradient: Tensor, rate: float) -> Tensor:
-        """``r softmax(s - rate dL/ds)``."""
+        """``r softmax(s)`` of the scores after Adam's step."""
         s = self.scores[index].to(gate)
         p = s.softmax(0)
-        s = s - rate * len(s) * (p * gradient - p * (p @ gradient))
+        s = s - rate * self.adam(index, len(s) * (p * gradient - p * (p @ gradient)))
         self.scores[index] = s
         return len(s) * s.softmax(0)
 

@@ -20,10 +20,10 @@ def soft_threshold(x: Tensor, threshold: float) -> Tensor:
 class SoRAPlugin(GatedPlugin):
     """SoRA (Ding et al., EMNLP 2023, arXiv 2311.11696): the rank of each direction is learned.
 
-    The update is ``B diag(g) A``. After each gradient step of its own, the gate is moved by :func:`soft_threshold`;
+    The update is ``B diag(g) A``. After each step of Adam, the gate is moved by :func:`soft_threshold`;
     columns whose gate is 0 at the task's end are dropped. As in the authors' code, gates start as standard normal
     numbers. Their code zeroes a second time what is below the threshold after the step, so that it cuts at twice the
-    threshold; the published map is used here. Their gate is stepped by AdamW, here by plain gradient descent.
+    threshold; the published map is used here. Their optimizer is AdamW, for the factors too.
 
     Args:
         threshold: ``xi``, by which a gate shrinks in each step; 3e-4 in the authors' script. Over ``n`` steps a gate
@@ -41,9 +41,10 @@ class SoRAPlugin(GatedPlugin):
 
     def begin(self, strategy: Any, projections: list[Projection], num_workers: int) -> None:
         """Draws the gates, on the CPU, so that a seed gives equal numbers on every device."""
+        super().begin(strategy, projections, num_workers)
         for p in projections:
             p.scale[len(p.bank_A) :] = torch.randn(len(p.A)).to(p.scale)
 
     def stepped(self, projection: Projection, index: int, gate: Tensor, gradient: Tensor, rate: float) -> Tensor:
-        """``T(g - rate dL/dg)``; a gate that is 0 may come back."""
-        return soft_threshold(gate - rate * gradient, self.threshold)
+        """:func:`soft_threshold` of ``g`` after Adam's step; a gate that is 0 may come back."""
+        return soft_threshold(gate - rate * self.adam(index, gradient), self.threshold)

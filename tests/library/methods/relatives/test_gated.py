@@ -3,7 +3,7 @@
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
-from torch.optim import Adam
+from torch.optim import SGD, Adam
 
 from avalanche_sdlora.adapter.linear import projections_of
 from avalanche_sdlora.methods.relatives import BeamLoRAPlugin, SoRAPlugin
@@ -58,6 +58,29 @@ def test_gates_get_the_gradient_of_the_columns_that_they_weigh(plugin):
     strategy = strategy_for(plugins=[plugin(), look])
     strategy.train(points_stream().train_stream[:2])
     assert look.checked
+
+
+def test_gates_make_the_steps_of_adam_in_every_task_anew():
+    class Follow(SupervisedPlugin):
+        """Makes the steps of a gate's gradients with torch's own optimizer."""
+
+        def before_training_epoch(self, strategy, **kwargs):
+            if not strategy.clock.train_exp_epochs:
+                p = projections_of(strategy.model)[0]
+                self.own = torch.nn.Parameter(p.scale[len(p.bank_A) :].detach().clone())
+                self.adam = Adam([self.own], lr=0.05)
+
+        def after_update(self, strategy, **kwargs):
+            p = projections_of(strategy.model)[0]
+            self.own.grad = p.scale.grad[len(p.bank_A) :].clone()
+            self.adam.step()
+            torch.testing.assert_close(p.scale[len(p.bank_A) :].detach(), self.own.detach())
+            self.steps = getattr(self, "steps", 0) + 1
+
+    follow = Follow()
+    strategy = strategy_for(plugins=[SoRAPlugin(0.0), follow], train_epochs=2, optimizer=lambda g: SGD(g, lr=0.05))
+    strategy.train(points_stream().train_stream[:2])
+    assert follow.steps == 16
 
 
 def test_sora_drops_the_columns_whose_gate_is_zero_and_nothing_else():

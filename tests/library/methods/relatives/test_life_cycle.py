@@ -56,6 +56,15 @@ def test_what_earlier_tasks_learned_stays_bit_for_bit(plugin):
     assert len(strategy.model.magnitudes) == 3
 
 
+@pytest.mark.parametrize("plugin", EVERY)
+def test_every_task_moves_the_weights(plugin):
+    moved = torch.zeros(3)
+    for p in projections_of(trained(plugin).model):  # a booster of XGBLoRA leaves some of them out
+        A, B = torch.cat([p.bank_A, p.A]), torch.cat([p.bank_B, p.B], 1)
+        moved += torch.stack([torch.linalg.norm(B[:, p.owner == k] @ A[p.owner == k]) for k in range(3)])
+    assert (moved > 1e-3).all()
+
+
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_several_processes_are_refused_by_the_plugins_name(plugin):
     own = type(f"My{plugin.__name__}", (plugin,), {})
