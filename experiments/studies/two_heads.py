@@ -28,6 +28,7 @@ from experiments.compare.folder import cell_folder, collect, remember_order
 from experiments.compare.grid import Cell, plan, read_grid
 from experiments.figures.comparison import front
 from experiments.figures.pictures import write_svg
+from experiments.interruption import until_stopped
 from experiments.options.commandline import Option
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
@@ -213,8 +214,8 @@ def main() -> None:
         given |= {"figures": "none", "baselines": False}
         study(plan(own["streams"], chosen, own.get("seeds", [0]), own["output"], given), own["output"])
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {in_flags(error)}")
+        sys.exit(f"error: {in_flags(error, COMMAND.flags)}")
 
 
 if __name__ == "__main__":
-    main()
+    until_stopped(main)
