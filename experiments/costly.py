@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,15 +71,17 @@ def path(strategy: Any, first: Tensor, stream: Sequence[Any], workers: int) -> d
 def _task_accuracy(strategy: Any, experience: Any, workers: int) -> float:
     model, classes = strategy.model, sorted(experience.classes_in_this_experience)
     own, hits, seen = torch.tensor(classes, device=strategy.device), 0, 0
-    for x, y, _ in _features(strategy, experience, workers):
+    for x, y, _ in _batches(model.features, strategy, experience, workers):
         hits += int((own[model.head(x)[:, classes].argmax(1)] == y).sum())
         seen += len(y)
     return 100 * hits / seen
 
 
-def _features(strategy: Any, experience: Any, workers: int) -> Iterator[tuple[Tensor, Tensor, Any]]:
+def _batches(
+    features: Callable[[Tensor], Tensor], strategy: Any, experience: Any, workers: int
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
     return feature_batches(
-        strategy.model.readings,
+        features,
         experience.dataset,
         batch_size=strategy.eval_mb_size,
         device=strategy.device,
@@ -133,7 +135,7 @@ class HeadSources:
 
     def _of(self, experience: Any) -> Iterator[tuple[Tensor, Tensor]]:
         self._strategy.model.eval()
-        for x, y, _ in _features(self._strategy, experience, self._workers):
+        for x, y, _ in _batches(self._strategy.model.readings, self._strategy, experience, self._workers):
             yield x, y
 
 

@@ -4,14 +4,17 @@ import dataclasses
 
 import pytest
 import torch
+from avalanche.benchmarks import nc_benchmark
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
+from torch.utils.data import TensorDataset
 
+from avalanche_sdlora import SDLoRAConfig
 from avalanche_sdlora.adapter.geometry import Geometry
 from avalanche_sdlora.metrics import experience_accuracies
 from avalanche_sdlora.metrics.solutions import Solutions
 from experiments.costly import STEPS, Costly, HeadSources, path, solution
-from tests.common import MLP, adapted_mlp, points_stream, snapshot, strategy_for
+from tests.common import MLP, adapted_mlp, points_stream, snapshot, strategy_for, tiny_vit
 
 CLOSED = dataclasses.replace(MLP, head="lda", drift="none")
 
@@ -63,6 +66,23 @@ def test_the_path_ends_where_the_model_is(magnitudes):
         classes = torch.tensor(sorted(stream[j].classes_in_this_experience))
         right = classes[model.head(model.features(x))[:, classes].argmax(1)] == y
         assert accuracy == pytest.approx(100 * float(right.double().mean()))
+
+
+def test_a_run_whose_head_reads_several_blocks_has_all_figures():
+    labels = torch.arange(4).repeat_interleave(6)
+    data = TensorDataset(torch.randn(24, 3, 32, 32), labels)
+    stream = nc_benchmark(data, data, 2, task_labels=False, shuffle=False)
+    config = SDLoRAConfig(rank=2, expansion=20, readout="layers", first_epochs=1)
+    solutions, notes = Solutions(), {}
+    strategy = strategy_for(tiny_vit(depth=4), config, evaluator=EvaluationPlugin(solutions, loggers=[]))
+    costly = Costly(strategy, stream.train_stream, stream.test_stream, 0, notes)
+    for i, experience in enumerate(stream.train_stream):
+        strategy.train(experience)
+        strategy.eval(stream.test_stream[: i + 1])
+        costly.after(i + 1, solutions.solutions)
+    found = costly.results([[100.0], [100.0, 100.0]])
+    assert len(found["path"]["accuracy"]) == len(STEPS)
+    assert found["heads"].keys() == {"frozen", "none", "linear", "oracle"}
 
 
 def test_the_stale_head_is_the_model_s_own_where_it_does_not_follow():
