@@ -78,4 +78,7 @@ def plain_reader(backbone: nn.Module) -> nn.Module:
             return True
 
     reader = _Reader(backbone)
-    return fx.GraphModule(reader, Tracer().trace(reader), type(backbone).__name__)
+    graph = Tracer().trace(reader)
+    for node in graph.nodes:
+        node.type = None  # from an annotation, whose text torch 2.4 cannot save
+    return fx.GraphModule(reader, graph, type(backbone).__name__)

@@ -72,8 +72,15 @@ SIZES = {
 }
 
 
-def hugging_face(name):
+def transformers_with_torch():
     transformers = pytest.importorskip("transformers")
+    if not transformers.is_torch_available():
+        pytest.skip("this version of transformers needs a newer torch")
+    return transformers
+
+
+def hugging_face(name):
+    transformers = transformers_with_torch()
     kind = name.partition("For")[0].removesuffix("Model")
     if kind == "Swin":
         sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}
@@ -124,7 +131,7 @@ def test_image_models_of_hugging_face_and_torchvision_are_adapted_and_learn(name
 
 
 def test_two_classifiers_whose_logits_are_averaged_are_named():
-    transformers = pytest.importorskip("transformers")
+    transformers = transformers_with_torch()
     net = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**SIZES))
     images = torch.randn(2, 3, 32, 32)
     with pytest.raises(RuntimeError, match="if it has a classifier still, name that"):

@@ -8,6 +8,18 @@ from torch.optim import SGD, Adagrad, AdamW
 from tests.common import optimized, points_stream, strategy_for, trainable
 
 
+def makes_state_late(kind):
+    """Whether an optimizer makes the state of a parameter at its first step; Adagrad of torch 2.4 does not."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer, parameter.grad = kind([parameter]), torch.zeros(1)
+    optimizer.state.clear()
+    try:
+        optimizer.step()
+    except KeyError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize(
     "make",
@@ -16,7 +28,10 @@ from tests.common import optimized, points_stream, strategy_for, trainable
             lambda groups: torch.optim.Adafactor(groups, lr=0.05),  # factors its state
             marks=pytest.mark.skipif(not hasattr(torch.optim, "Adafactor"), reason="torch has it from 2.5 on"),
         ),
-        lambda groups: Adagrad(groups, lr=0.05, fused=True),
+        pytest.param(
+            lambda groups: Adagrad(groups, lr=0.05, fused=True),
+            marks=pytest.mark.skipif(not makes_state_late(Adagrad), reason="its state belongs to its first parameters"),
+        ),
         lambda groups: AdamW(groups, lr=0.01, amsgrad=True),
     ],
     ids=["adafactor", "adagrad", "adamw"],
