@@ -20,6 +20,9 @@ from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 logger = logging.getLogger("avalanche_sdlora")
 
+#: The file of a checkpoint, in the folder of its run.
+CHECKPOINT = "checkpoint.safetensors"
+
 _KIND, _VERSION = "sdlora-checkpoint", 2
 
 
@@ -68,7 +71,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
         super().__init__()
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: expected a part of the time, above 0 and at most 1")
-        self.path = Path(folder, "checkpoint.safetensors")
+        self.path = Path(folder, CHECKPOINT)
         self.about = _as_json(about or {})
         self.share = share
         self.notes: dict[str, Any] = {}

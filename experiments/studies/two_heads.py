@@ -4,7 +4,7 @@ A method whose published head is trained predicts with that head, and beside it 
 from the features of every task when the task has been trained: ``random_ridge``, which reads layers and follows the
 features as the default's head does. It needs no images held out to choose anything, and nothing is taken back, so that
 the method trains as it would alone. Other methods, the default among them, keep their one head. A finished cell is not
-run again.
+run again, one that was interrupted begins anew.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from avalanche_sdlora.files import replacing
 from avalanche_sdlora.metrics import AccuracyMatrix
+from avalanche_sdlora.persistence.checkpoint import CHECKPOINT
 from experiments.compare.__main__ import OWN
 from experiments.compare.folder import cell_folder, collect, remember_order
 from experiments.compare.grid import Cell, plan, read_grid
@@ -128,6 +129,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     """
     path = cell.folder / FILE
     if not path.exists():
+        (cell.folder / CHECKPOINT).unlink(missing_ok=True)  # seconds of an interrupted run are not known
         resolved, beside = cell.resolved, Beside()
         trains_head = resolved.config.head == "linear"
         if trains_head and "head" in (resolved.method.accepts or ("head",)):

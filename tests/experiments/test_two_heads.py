@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from avalanche_sdlora.persistence.checkpoint import CHECKPOINT
 from experiments.arguments import Arguments
 from experiments.compare.grid import plan
 from experiments.run import run
@@ -45,6 +46,8 @@ def test_the_study_has_the_accuracy_of_the_linear_head_that_a_run_has(tmp_path):
     methods["ranpac"]["sdlora.expansion"] = 50
     given = {**small, "figures": "none", "baselines": False}
     cells = plan([dataset], methods, [0], tmp_path / "out", given)
+    cells[0].folder.mkdir(parents=True)
+    (cells[0].folder / CHECKPOINT).write_text("of an interrupted run, which begins anew")
     study(cells, tmp_path / "out")
     table = (tmp_path / "out" / "two_heads.md").read_text()
     alone = run(Arguments.from_flat({**given, "dataset": dataset, "method": "lora", "output": str(tmp_path / "run")}))
