@@ -79,6 +79,9 @@ class SDLoRAConfig:
             arXiv 2303.13199, who stop there). ``"auto"``: 6, or more where an epoch has so few steps that the ``path``
             would be gone in fewer than it needs, see :func:`avalanche_sdlora.training.path.steps_of`. The parts of an
             online stream are never gone over again.
+        rotations: Whether the first task also learns to tell by how many quarter turns an image has been rotated, in a
+            second pass over every batch, see :class:`avalanche_sdlora.training.rotations.Rotations`. Only square images
+            are, and none of an online stream.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
         multi_head: Whether a class label under two task labels means two classes, as where class labels restart in
@@ -118,6 +121,7 @@ class SDLoRAConfig:
     path: float | None = 0.5
     later_path: float | None = 0.03
     first_epochs: int | Literal["auto"] = "auto"
+    rotations: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, list):
@@ -226,7 +230,13 @@ class SDLoRAConfig:
 
 
 #: Settings of everything that trains and predicts as published: a head that is trained, and the optimizer's own steps.
-PUBLISHED_TRAINING: dict[str, Any] = {"head": "linear", "path": None, "later_path": None, "first_epochs": 1}
+PUBLISHED_TRAINING: dict[str, Any] = {
+    "head": "linear",
+    "path": None,
+    "later_path": None,
+    "first_epochs": 1,
+    "rotations": False,
+}
 
 #: Settings that RanPAC with first-session adaptation is made of (McDonnell et al., NeurIPS 2023, arXiv 2307.02251).
 RANPAC: dict[str, Any] = {"directions": "first", "head": "random_ridge", "drift": "none", "readout": "features"}

@@ -73,6 +73,12 @@ def warn_of_single_class(head: str, experience: Any, classes: Mapping[int, set[i
         )
 
 
+def sample_of(strategy: Any) -> Any:
+    """The first sample of the experience, as an evaluation sees it; random generators are left alone."""
+    with torch.random.fork_rng(devices=[]):
+        return strategy.adapted_dataset.eval()[0][0]
+
+
 def check_inputs(strategy: Any) -> None:
     """Sends one sample through the model, so that a misfit is an error before anything has changed.
 
@@ -80,8 +86,8 @@ def check_inputs(strategy: Any) -> None:
         ValueError: The images of the experience are no tensors, or the model cannot take them.
     """
     where = f"experience {stream.name(strategy.experience)}"
+    sample = sample_of(strategy)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        sample = strategy.adapted_dataset.eval()[0][0]
         if not isinstance(sample, Tensor):
             raise ValueError(
                 f"the images of {where} are of type {type(sample).__name__}; expected tensors (3, height, width). "

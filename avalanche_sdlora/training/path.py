@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from avalanche_sdlora import stream
 from avalanche_sdlora.adapter.linear import SDLoRALinear, projections_of
 from avalanche_sdlora.adapter.projection import Projection
 from avalanche_sdlora.config import SDLoRAConfig
+from avalanche_sdlora.heads.growing_head import GrowingHead
 from avalanche_sdlora.model import SDLoRAModel
 
 #: No single step changes the adapted weights by more than this share of their norm.
@@ -110,10 +112,13 @@ class PathLimit:
         model: The model, once the experience has begun.
         path: The bound, above 0.
         steps: The number of optimizer steps that are expected; later ones may have what the last had.
+        beside: Linear heads that train beside the model's own, and are bounded as it is: none of their steps exceeds a
+            share of their norm.
     """
 
-    def __init__(self, model: SDLoRAModel, path: float, steps: int) -> None:
+    def __init__(self, model: SDLoRAModel, path: float, steps: int, beside: Sequence[GrowingHead] = ()) -> None:
         self.model = model
+        self.heads = [model.head, *beside]
         shares = profile(max(1, steps))
         self.shares = shares
         self.limits = [min(LARGEST_STEP, path * share / sum(shares)) for share in shares]
@@ -128,7 +133,8 @@ class PathLimit:
 
     def _parameters(self) -> list[Tensor]:
         factors = itertools.chain.from_iterable((p.A, p.B) for p, _ in self.projections)
-        return [*factors, self.model.magnitudes.alpha, self.model.head.weight, self.model.head.bias]
+        heads = itertools.chain.from_iterable((head.weight, head.bias) for head in self.heads)
+        return [*factors, self.model.magnitudes.alpha, *heads]
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -145,19 +151,20 @@ class PathLimit:
         i = min(step, len(self.limits) - 1)
         pairs = list(zip(self._parameters(), self._before))
         finite = torch.stack([torch.isfinite(new).all() for new, _ in pairs]).all()
-        *adapted, weight, bias = pairs
+        adapted, heads = pairs[: -2 * len(self.heads)], pairs[-2 * len(self.heads) :]
         if self.norm is not None:
             size = self._change().sqrt() / self.norm
             _shorten(adapted, (self.limits[i] / size).clamp(max=1.0), finite)
-        moved = torch.linalg.norm(weight[0] - weight[1])
-        allowed = LARGEST_HEAD_STEP * self.shares[i] * torch.linalg.norm(weight[1])
-        _shorten([weight, bias], (allowed / moved).clamp(max=1.0), finite)
+        for weight, bias in zip(heads[::2], heads[1::2]):
+            moved = torch.linalg.norm(weight[0] - weight[1])
+            allowed = LARGEST_HEAD_STEP * self.shares[i] * torch.linalg.norm(weight[1])
+            _shorten([weight, bias], (allowed / moved).clamp(max=1.0), finite)
         self._before = []
         return finite
 
     def _change(self) -> Tensor:
         """``sum_p ||dW_p||_F^2`` of the step just made, a float64 scalar."""
-        *factors, alpha = self._before[:-2]
+        *factors, alpha = self._before[: -2 * len(self.heads)]
         fixed = self.model.magnitudes.fixed
         old, new = (torch.cat([fixed, a]).double() for a in (alpha, self.model.magnitudes.alpha))  # (t, columns)
         total = old.new_zeros(())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.utils import trigger_plugins
-from torch import Tensor
+from torch import Tensor, nn
 
 from avalanche_sdlora import processes, stream
 from avalanche_sdlora.config import SDLoRAConfig
@@ -26,6 +26,7 @@ from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_opti
 from avalanche_sdlora.training.path import Epochs, PathLimit, path_of
 from avalanche_sdlora.training.precision import Precision, autocast_dtype, check_precision
 from avalanche_sdlora.training.randomness import random_state, set_random_state
+from avalanche_sdlora.training.rotations import Rotations, can_rotate
 from avalanche_sdlora.training.shared_work import SharedWork, check_shared
 
 logger = logging.getLogger("avalanche_sdlora")
@@ -92,6 +93,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._resting: RestingRows | None = None
         self._path: PathLimit | None = None
         self._epochs = Epochs()
+        self._rotations: Rotations | None = None  # while the first task learns to tell them
         self._data: Any = None  # what the experience brings, of which some images may be held out from training
         self._held: Tensor | None = None  # (n,), which
         self._trained: Any = None  # the others, which are trained on
@@ -237,13 +239,28 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
                 head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
+        if not interrupted:
+            self._rotations = self._second_task(strategy)
         reset = self.reset_optimizer_state and not goes_on
-        fill_optimizer(strategy.optimizer, model.trainable_groups(), replaced, reset)
+        fill_optimizer(strategy.optimizer, self._groups(model), replaced, reset)
         if self._point is not None and self._may_go_back(model) and not interrupted:
             self._point.keep_begun(model)
         strategy._criterion.train()
         strategy._criterion.begin_experience(set().union(*task.classes.values()), model.head.classes(), strategy.device)
         self._watch(strategy)
+
+    def _second_task(self, strategy: Any) -> Rotations | None:
+        """What the experience that has begun learns beside its classes, if it is the first and brings images."""
+        model, experience = strategy.model, strategy.experience
+        wanted = model.config.rotations and int(model.experiences) == 1 and not stream.is_part(experience)
+        return Rotations(model) if wanted and can_rotate(boundary.sample_of(strategy)) else None
+
+    def _groups(self, model: SDLoRAModel) -> dict[str, list[nn.Parameter]]:
+        """The parameters that train now, by role."""
+        groups = model.trainable_groups()
+        if self._rotations is not None:
+            groups["head"] += self._rotations.parameters()
+        return groups
 
     def _may_go_back(self, model: SDLoRAModel) -> bool:
         """Whether the experience may turn out to have harmed the features; a boundary that jumps cannot be undone."""
@@ -259,7 +276,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Undoes the present experience."""
         if self._point is not None:
             self._point.restore(strategy.model, strategy._criterion, strategy.optimizer)
-        self._point = self._guard = self._resting = self._path = None
+        self._point = self._guard = self._resting = self._path = self._rotations = None
         self._task, self._stage = self._before, _stage(strategy.model)
         self._epochs.give_back(strategy)
 
@@ -271,6 +288,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         return {
             "told": self._told,
             "inside": None if point is None else point.state(),
+            "rotations": None if self._rotations is None else self._rotations.state(),
             **{name: None if task is None else task.state() for name, task in tasks.items()},
         }
 
@@ -290,8 +308,12 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             None if state[name] is None else stream.Task.from_state(state[name]) for name in ("task", "before")
         )
         self._point = None if state["inside"] is None else RestorePoint.from_state(state["inside"])
+        self._rotations = None
+        if state["rotations"] is not None:
+            self._rotations = Rotations(strategy.model)
+            self._rotations.take_over(state["rotations"])
         if int(strategy.model.experiences):  # else the optimizer still holds the parameters that it was made with
-            fill_optimizer(strategy.optimizer, strategy.model.trainable_groups())
+            fill_optimizer(strategy.optimizer, self._groups(strategy.model))
         if self._point is not None and self._resumes and strategy.experience is not None:
             self._watch(strategy)
             self._resumes = False
@@ -307,7 +329,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """
         self._loads = strategy.model.loads
         self._check_classes(strategy)
-        groups = strategy.model.trainable_groups()
+        groups = self._groups(strategy.model)
         if not holds_exactly(strategy.optimizer, groups):
             fill_optimizer(strategy.optimizer, groups, reset_state=False)
             self._watch(strategy)
@@ -331,7 +353,8 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             return None
         batches = len(strategy.dataloader) if hasattr(strategy.dataloader, "__len__") else 1
         path = path_of(path, len(strategy.adapted_dataset), stream.parts(experience))
-        return PathLimit(model, path, batches * self._epochs.planned)
+        beside = [] if self._rotations is None else [self._rotations.head]
+        return PathLimit(model, path, batches * self._epochs.planned, beside)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
@@ -343,9 +366,11 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             self._check_classes(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Raises if the loss is not finite (see ``FiniteGuard``)."""
+        """Raises if the loss is not finite (see ``FiniteGuard``); adds the gradient of what is learned beside it."""
         if not processes.several():
             self._look(strategy)
+        if self._rotations is not None:
+            self._rotations.backward(strategy)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""
@@ -402,7 +427,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Reduces the rank of the new directions, lets the optimizer follow, and solves a closed-form head."""
         clock = strategy.clock
         self._check(strategy, None, clock.train_exp_epochs)  # should the last epoch have been stopped early
-        learned = [p for group in strategy.model.trainable_groups().values() for p in group]
+        learned = [p for group in self._groups(strategy.model).values() for p in group]
         if learned:  # after the last step there is no loss that would tell
             finite = torch.stack([torch.isfinite(p.detach()).all() for p in learned]).all()
             self._check(strategy, finite, clock.train_exp_epochs - 1, clock.train_epoch_iterations - 1)
@@ -418,6 +443,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
     def _end(self, strategy: Any, num_workers: int) -> None:
         model = strategy.model
         trained = model.count_trainable()
+        if self._rotations is not None:
+            trained += sum(p.numel() for p in self._rotations.parameters())
+            self._rotations = None
         trigger_plugins(strategy, "on_direction_end")
         changed = align_learned(model, model.end_experience(trained))
         if model.closed_form is not None and not learn(

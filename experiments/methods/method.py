@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Settings of SD-LoRA that the other methods have too: those of the adapters and of the head.
 SHARED = frozenset(
     {"rank", "rank_depth", "targets", "magnitude_init", "head", "drift", "expansion", "held_out"}
-    | {"path", "later_path", "first_epochs"}
+    | {"path", "later_path", "first_epochs", "rotations"}
 )
 
 
