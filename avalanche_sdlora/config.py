@@ -119,7 +119,7 @@ class SDLoRAConfig:
     readout: Literal["auto", "features", "layers"] = "auto"
     held_out: float | None = 0.1
     path: float | None = 0.5
-    later_path: float | None = 0.03
+    later_path: float | None = 0.015
     first_epochs: int | Literal["auto"] = "auto"
     rotations: bool = True
 

@@ -72,7 +72,7 @@ def test_no_learning_rate_takes_the_weights_further_than_the_path(optimizer, epo
         begun = len(steps.sizes)
         strategy.train(experience)
         sizes = steps.sizes[begun:]
-        assert sum(sizes) <= 1.02 * path_of(0.03 if k else 0.5, len(experience.dataset))
+        assert sum(sizes) <= 1.02 * path_of(0.015 if k else 0.5, len(experience.dataset))
         assert max(sizes) <= 1.02 * LARGEST_STEP
     assert max(steps.head) <= 1.001 * LARGEST_HEAD_STEP
 
