@@ -94,7 +94,8 @@ def test_what_is_no_square_image_is_learned_as_without_rotations():
         for c in (config, dataclasses.replace(config, rotations=False))
     ]
     assert same(*map(snapshot, models))
-    assert not can_rotate(torch.zeros(3, 32, 48)) and can_rotate(torch.zeros(1, 8, 8))
+    assert not can_rotate(torch.zeros(3, 32, 48))
+    assert can_rotate(torch.zeros(1, 8, 8))
 
 
 def test_no_rate_lets_its_classifier_run_away():
