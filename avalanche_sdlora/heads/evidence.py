@@ -27,6 +27,7 @@ class Verdict(NamedTuple):
         loss: ``(classifiers, temperatures)``, summed negative log likelihood of the true classes, in nats.
         doubt: ``(classifiers, temperatures)``, that sum for classes drawn evenly from those that compete.
         surprise: ``(classifiers, 2, powers, widths)``, of each :func:`avalanche_sdlora.heads.sureness.surprise`.
+        tells: ``(classifiers, n)``, whether an image says which classifier is best, see :func:`tells_which`.
     """
 
     right: Tensor
@@ -34,14 +35,34 @@ class Verdict(NamedTuple):
     loss: Tensor
     doubt: Tensor
     surprise: Tensor
+    tells: Tensor
 
 
-def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
+def tells_which(y: Tensor, held: Tensor) -> Tensor:
+    """Whether an image says, if it is held out, which classifier is best once it has been learned, too.
+
+    Where more than a fifth of a class's images are held out, as of two images one is, classifiers are judged by what
+    they make of too few: another may be best with all of them.
+
+    Args:
+        y: ``(n,)``, the classes of an experience's images.
+        held: ``(n,)``, which of them are held out.
+
+    Returns:
+        ``(n,)``, the same for all images of a class.
+    """
+    _, own, sizes = y.unique(return_inverse=True, return_counts=True)
+    out = torch.zeros_like(sizes).index_add_(0, own, held.to(sizes))
+    return (5 * out <= sizes)[own]
+
+
+def judge(scores: Sequence[Tensor], targets: Tensor, tells: Tensor | None = None) -> Verdict:
     """Judges classifiers by their scores.
 
     Args:
         scores: Of each classifier, ``(n, k)``: those of the ``k`` classes that compete.
         targets: ``(n,)``, the index of the true class among them.
+        tells: ``(n,)``, which images say which classifier is best; None: all.
     """
     right = torch.stack([s.argmax(1) == targets for s in scores])
     n = len(targets)
@@ -57,7 +78,9 @@ def judge(scores: Sequence[Tensor], targets: Tensor) -> Verdict:
         doubts.append(doubt)
         surprisals.append(of_true[int((losses[-1] + doubt / max(1, n)).argmin())])
     surprises = torch.stack([surprise(s.double(), targets) for s in scores])
-    return Verdict(right, torch.stack(surprisals), torch.stack(losses), torch.stack(doubts), surprises)
+    tells = torch.ones_like(targets, dtype=torch.bool) if tells is None else tells
+    every = tells.expand(len(scores), n)
+    return Verdict(right, torch.stack(surprisals), torch.stack(losses), torch.stack(doubts), surprises, every)
 
 
 def clearly_worse(loss: Tensor, before: Tensor) -> bool:
@@ -86,14 +109,16 @@ def clearly_above_zero(total: Tensor, squares: Tensor) -> Tensor:
     return total > (squares + 1).sqrt()
 
 
-def comparisons(right: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """On how many of ``n`` images a classifier alone is right, and on how many the other alone.
+def counts(verdict: Verdict) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the images that say which classifier is best, how many each has right, alone or not.
 
-    Args:
-        right: ``(..., n)``, where it is right.
-        other: ``(n,)``, where the other is.
+    Returns:
+        ``(classifiers,)`` each: how many it has right; how many it has right and the first one wrong; and the other way
+        round.
     """
-    return (right & ~other).sum(-1), (other & ~right).sum(-1)
+    right = verdict.right & verdict.tells
+    first = right[0]
+    return right.sum(1), (right & ~first).sum(1), (first & ~right).sum(1)
 
 
 def clearly_more(won: Tensor, lost: Tensor) -> Tensor:
@@ -108,7 +133,7 @@ class Evidence(nn.Module):
         classifiers: How many are compared.
 
     Attributes:
-        held: Number of images so far.
+        held: Number of images so far that say which classifier is best.
         hits: ``(classifiers,)``, how many of them each classified right.
         won: ``(classifiers,)``, how many each had right and the first one wrong.
         lost: ``(classifiers,)``, the other way round.
@@ -150,9 +175,9 @@ class Evidence(nn.Module):
     def add(self, verdict: Verdict) -> None:
         """Adds an experience's verdict."""
         n = verdict.right.shape[1]
-        self.held += n
-        self.hits += verdict.right.sum(1)
-        won, lost = comparisons(verdict.right, verdict.right[0])
+        hits, won, lost = counts(verdict)
+        self.held += verdict.tells[0].sum()
+        self.hits += hits
         self.won += won
         self.lost += lost
         for name, new in (
@@ -198,8 +223,7 @@ class Evidence(nn.Module):
         """
         hits, won, lost = self.hits, self.won, self.lost
         if verdict is not None:
-            new = comparisons(verdict.right, verdict.right[0])
-            hits, won, lost = hits + verdict.right.sum(1), won + new[0], lost + new[1]
+            hits, won, lost = (old + new for old, new in zip((hits, won, lost), counts(verdict)))
         better = clearly_more(won, lost)
         return int(hits.masked_fill(~better, -1).argmax()) if better.any() else 0
 

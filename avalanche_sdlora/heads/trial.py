@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avalanche_sdlora.heads.candidates import Candidate, Solved
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
-from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge, tells_which
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
@@ -140,7 +140,8 @@ class Trials:
             return Trial(frame, base, kept_out, [], None)
         known = penalties or [None] * len(self.alone)
         solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.alone, known)]
-        return Trial(frame, base, kept_out, solved, self._judge(*self._scores(solved, base, images, judged, frame)))
+        scores, targets = self._scores(solved, base, images, judged, frame)
+        return Trial(frame, base, kept_out, solved, self._judge(scores, targets, tells_which(y, held)[judged]))
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -182,11 +183,12 @@ class Trials:
             return None
         order = torch.cat(places).argsort()
         scores = [torch.cat(parts)[order] for parts in zip(*(scores for scores, _ in found))]
-        return self._judge(scores, torch.cat([targets for _, targets in found])[order])
+        targets = torch.cat([targets for _, targets in found])[order]
+        return self._judge(scores, targets, tells_which(y, held)[torch.cat(places)[order]])
 
-    def _judge(self, scores: Sequence[Tensor], targets: Tensor) -> Verdict:
+    def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
-        verdict, first = judge(scores, targets), self.first_alone
+        verdict, first = judge(scores, targets, tells), self.first_alone
         if not first:
             return verdict
 
@@ -194,7 +196,7 @@ class Trials:
             own = Verdict(*(t[i - first : i - first + 1] for t in verdict))
             return scores[i - first] / self.evidence.temperature(i, own)
 
-        mixed = judge([torch.stack([cooled(i) for i in c.parts]).sum(0) for c in self.mixtures], targets)
+        mixed = judge([torch.stack([cooled(i) for i in c.parts]).sum(0) for c in self.mixtures], targets, tells)
         return Verdict(*(torch.cat(pair) for pair in zip(mixed, verdict)))
 
     def _scores(

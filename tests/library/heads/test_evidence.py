@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge
+from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge, tells_which
 from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, plain_sure, sure
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
@@ -28,6 +28,7 @@ def verdict_of(right):
         torch.zeros(n, 101),
         torch.zeros(n, 101),
         torch.zeros(n, 2, len(POWERS), len(WIDTHS)),
+        torch.ones_like(right),
     )
 
 
@@ -54,6 +55,21 @@ def test_hits_are_counted_and_the_first_of_equals_is_best():
     assert evidence.best(verdict) == 1
     evidence.add(verdict)
     assert evidence.hits.tolist() == [float((s.argmax(1) == y).sum()) for s in (poor, good, good)]
+
+
+def test_images_of_classes_that_lose_too_many_to_the_holding_out_choose_nothing():
+    y = torch.tensor([7] * 10 + [3] * 2 + [5] * 5 + [4] * 4)
+    held = held_out(y.tolist(), 0.1)
+    tells = tells_which(y, held)
+    assert {c: bool(tells[y == c].all()) for c in (7, 3, 5, 4)} == {7: True, 3: False, 5: True, 4: False}
+    good, targets = scores(signal=3.0)
+    poor, evidence = scores(signal=0.5)[0], Evidence(2)
+    few = judge([poor, good], targets, torch.zeros(len(targets), dtype=torch.bool))
+    assert evidence.best(few) == 0
+    evidence.add(few)
+    assert evidence.best() == 0
+    assert evidence.sureness(0) is not None  # how sure to be is learned from them all the same
+    assert evidence.best(judge([poor, good], targets)) == 1
 
 
 def test_another_than_the_first_is_chosen_where_it_is_clearly_better():
