@@ -52,7 +52,7 @@ class Look(SupervisedPlugin):
     def before_update(self, strategy, **kwargs):
         own = {id(p) for p in trainable(strategy)}
         self.beside.append(sum(p.numel() for p in optimized(strategy) if id(p) not in own))
-        self.losses.append(float(strategy.loss))
+        self.losses.append(float(strategy.loss.detach()))
         self.complete &= all(p.grad is not None for p in optimized(strategy))
 
 
