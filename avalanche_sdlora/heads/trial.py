@@ -35,6 +35,11 @@ class Images(NamedTuple):
     held: Tensor
     competing: Tensor | None
 
+    @property
+    def tells(self) -> Tensor:
+        """``(n,)``, see :func:`avalanche_sdlora.heads.evidence.tells_which`."""
+        return tells_which(self.y, self.held)
+
 
 class Trial(NamedTuple):
     """What the features of an experience make of a head.
@@ -141,7 +146,7 @@ class Trials:
         known = penalties or [None] * len(self.alone)
         solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.alone, known)]
         scores, targets = self._scores(solved, base, images, judged, frame)
-        return Trial(frame, base, kept_out, solved, self._judge(scores, targets, tells_which(y, held)[judged]))
+        return Trial(frame, base, kept_out, solved, self._judge(scores, targets, images.tells[judged]))
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -184,7 +189,7 @@ class Trials:
         order = torch.cat(places).argsort()
         scores = [torch.cat(parts)[order] for parts in zip(*(scores for scores, _ in found))]
         targets = torch.cat([targets for _, targets in found])[order]
-        return self._judge(scores, targets, tells_which(y, held)[torch.cat(places)[order]])
+        return self._judge(scores, targets, images.tells[torch.cat(places)[order]])
 
     def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""

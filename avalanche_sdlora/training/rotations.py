@@ -60,7 +60,8 @@ class Rotations:
         turns = (torch.arange(len(images), device=images.device) + offset) % 4
         rotated = torch.empty_like(images)
         for k in range(4):
-            rotated[turns == k] = images[turns == k].rot90(k, (2, 3))
+            same = slice((k - offset) % 4, None, 4)
+            rotated[same] = images[same].rot90(k, (2, 3))
         return F.cross_entropy(self.head(model.features(rotated)), 4 * rows + turns)
 
     def backward(self, strategy: Any) -> None:

@@ -23,7 +23,7 @@ from experiments.compare.grid import Cell, plan, read_grid
 from experiments.finished import check_output
 from experiments.interruption import StoppedError, leave
 from experiments.launched import several
-from experiments.options.commandline import Option
+from experiments.options.commandline import Option, taken
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 
@@ -146,7 +146,7 @@ def main() -> None:
         if several():
             raise ValueError("several processes: a comparison shares out its cells itself; start it without torchrun")
         given = COMMAND.parse()
-        own = {"jobs": 1, **{option.name: given.pop(option.name) for option in OPTIONS if option.name in given}}
+        own = {"jobs": 1, **taken(given, OPTIONS)}
         output, jobs = own.get("report-only", own.get("output")), own["jobs"]
         if "report-only" not in own:
             if "streams" not in own:

@@ -72,6 +72,11 @@ class Option:
         return True
 
 
+def taken(given: dict[str, Any], options: Iterable[Option]) -> dict[str, Any]:
+    """The values of some options, by name; what is ``given`` is left with those of all others."""
+    return {option.name: given.pop(option.name) for option in options if option.name in given}
+
+
 class CommandLine:
     """The options of one command.
 

@@ -29,7 +29,7 @@ from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
-from experiments.options.commandline import Option
+from experiments.options.commandline import Option, taken
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
@@ -165,7 +165,7 @@ def main() -> None:
     """The command line."""
     try:
         given = COMMAND.parse()
-        own = {option.name: given.pop(option.name) for option in OPTIONS if option.name in given}
+        own = taken(given, OPTIONS)
         study(Arguments.from_flat(given), **own)
     except (ValueError, RuntimeError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"error: {in_flags(error, COMMAND.flags)}")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
-from experiments.options.commandline import Option
+from experiments.options.commandline import Option, taken
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.results import write_json
@@ -115,7 +115,7 @@ def main() -> None:
     """The command line."""
     try:
         given = COMMAND.parse()
-        own = {name: given.pop(name) for name in ("experiences", "count") if name in given}
+        own = taken(given, OPTIONS)
         found = count(Arguments.from_flat(given), experiences=own.get("experiences"))
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {in_flags(error, COMMAND.flags)}")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from avalanche_sdlora.backbones import create_backbone
 from experiments.arguments import Arguments
 from experiments.interruption import until_stopped
-from experiments.options.commandline import Option
+from experiments.options.commandline import Option, taken
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.resolve import resolve
@@ -121,7 +121,7 @@ def main() -> None:
     """The command line: the options of a run, and three more."""
     try:
         given = COMMAND.parse()
-        own = {option.name: given.pop(option.name) for option in OPTIONS if option.name in given}
+        own = taken(given, OPTIONS)
         arguments = Arguments.from_flat(given)
         output = Path(arguments.output or Path("runs", f"profile-{datetime.now():%Y%m%d-%H%M%S}"))
         with tempfile.TemporaryDirectory() as folder:

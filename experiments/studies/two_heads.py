@@ -30,7 +30,7 @@ from experiments.compare.grid import Cell, plan, read_grid
 from experiments.figures.comparison import front
 from experiments.figures.pictures import write_svg
 from experiments.interruption import until_stopped
-from experiments.options.commandline import Option
+from experiments.options.commandline import Option, taken
 from experiments.options.flags import in_flags
 from experiments.options.run_options import run_command
 from experiments.results import write_json
@@ -208,7 +208,7 @@ def main() -> None:
     """The command line."""
     try:
         given = COMMAND.parse()
-        own = {option.name: given.pop(option.name) for option in OPTIONS if option.name in given}
+        own = taken(given, OPTIONS)
         if "streams" not in own or "output" not in own:
             raise ValueError("expected streams and --output FOLDER (see --help)")
         methods = read_grid(own.get("grid", "relatives"))
