@@ -241,7 +241,7 @@ class ClosedFormHead(GrowingModule):
             anew: Only these images count: statistics gathered before are forgotten, and so is the old features' frame.
             may_go_back: Whether the features of before the experience, if they were remembered, are taken where they
                 are clearly better on the images held out, or where experiences have clearly harmed old classes; and
-                after the first experience unless they are clearly worse.
+                as long as no experience has been kept unless they are clearly worse.
 
         Raises:
             ValueError: There are no images, or not as many as were remembered; a feature is not finite; or there are
@@ -286,13 +286,15 @@ class ClosedFormHead(GrowingModule):
         verdict, as_old = taken.verdict, None
         if before is not None and before.verdict is not None and taken is after and not first:
             as_old = self._trials.of_old_classes(base, before, self.before, images)
-            if as_old is not None and self.evidence.harms(before.verdict, as_old):
-                taken, verdict = before, before.verdict
-            else:
+            if self.evidence.worth_keeping(before.verdict, as_old):
                 verdict = as_old or verdict
+            else:
+                taken, verdict = before, before.verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
         right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
         self._commit(taken, verdict, rows, anew)
+        if taken is after:
+            self.evidence.moved.fill_(1)
         return Lesson(
             kept=taken is after,
             classifier=self.candidates[self.chosen].name,

@@ -138,7 +138,8 @@ class Evidence(nn.Module):
         won: ``(classifiers,)``, how many each had right and the first one wrong.
         lost: ``(classifiers,)``, the other way round.
         harm: ``(2,)``, by how many nats images in the place of old classes surprise more after an experience than
-            before it, and the sum of the squares; of the experiences that were kept.
+            before it, and the sum of the squares; of the experiences that were kept, and of all before the first such.
+        moved: 1 once an experience has been kept: features are not what they were at first any more.
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the weights of ``loss``.
@@ -151,6 +152,7 @@ class Evidence(nn.Module):
     won: Tensor
     lost: Tensor
     harm: Tensor
+    moved: Tensor
     loss: Tensor
     doubt: Tensor
     surprise: Tensor
@@ -164,6 +166,7 @@ class Evidence(nn.Module):
             ("won", (classifiers,)),
             ("lost", (classifiers,)),
             ("harm", (2,)),
+            ("moved", ()),
             ("loss", (classifiers, len(TEMPERATURES))),
             ("doubt", (classifiers, len(TEMPERATURES))),
             ("surprise", (classifiers, 2, len(POWERS), len(WIDTHS))),
@@ -190,22 +193,26 @@ class Evidence(nn.Module):
             kept.mul_(FADING).add_(new)
 
     @torch.no_grad()
-    def harms(self, before: Verdict, after: Verdict) -> bool:
-        """Whether an experience, with those kept so far, clearly harms old classes; adds what it does if it does not.
+    def worth_keeping(self, before: Verdict, after: Verdict | None) -> bool:
+        """Whether what a later experience taught is kept, by what it does to old classes; adds that up.
 
-        One experience holds few images out, all of them hold more. What is compared is the classifier that ``before``
-        would choose.
+        One experience holds few images out, all of them hold more, so those kept so far count with it. Together they
+        must not clearly harm. As long as nothing has been kept, the features are those of the start, which are not left
+        without a reason: all experiences so far, were they kept or not, must clearly help. What is compared is the
+        classifier that ``before`` would choose.
 
         Args:
             before: On images as the features before the experience show them.
-            after: On these images in the place of old classes.
+            after: On these images in the place of old classes; None: nothing is known of these.
         """
+        if after is None:
+            return bool(self.moved)
         i = self.best(before)
         harm = self.harm + moments(after.surprisal[i] - before.surprisal[i])
-        if clearly_above_zero(*harm):
-            return True
-        self.harm.copy_(harm)
-        return False
+        worth = not clearly_above_zero(*harm) if self.moved else bool(clearly_above_zero(-harm[0], harm[1]))
+        if worth or not self.moved:
+            self.harm.copy_(harm)
+        return worth
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -1,5 +1,7 @@
 """The head that is chosen, and the experience that is taken back, by images that were held out."""
 
+import copy
+
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
@@ -183,10 +185,11 @@ def test_the_first_experience_must_pay_and_a_later_one_must_not_harm():
         head.remember([before])
         return head.learn([(after, labels)], 4, held=held, may_go_back=True).kept
 
-    assert kept(ClosedFormHead(8, expansion=50), noise, apart, y)
-    assert not kept(head := ClosedFormHead(8, expansion=50), apart, apart, y)  # nothing gained
-    assert kept(head, apart, apart, y + 2)
-    assert not kept(head, apart, noise, y + 2)
+    assert kept(moved := ClosedFormHead(8, expansion=50), noise, apart, y)
+    assert not kept(unmoved := ClosedFormHead(8, expansion=50), apart, apart, y)  # nothing gained
+    assert not kept(unmoved, apart, apart, y + 2)
+    assert not kept(copy.deepcopy(moved), apart, noise, y + 2)
+    assert kept(moved, apart, apart, y + 2)
 
 
 def test_images_in_the_place_of_old_classes_stay_in_their_order():

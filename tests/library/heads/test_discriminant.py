@@ -3,9 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm, shrunk_covariance
+from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm, shrinkage
 from avalanche_sdlora.heads.ridge import solve_ridge
 from tests.library.samples import data, of
+
+
+def shrunk(S, n):
+    scale, level = shrinkage(S, n)
+    return scale * S + level * torch.eye(len(S), dtype=S.dtype)
 
 
 def test_nearest_class_mean_is_by_cosine():
@@ -21,7 +26,7 @@ def test_discriminants_give_the_posterior_of_gaussians_with_the_pooled_covarianc
     x, statistics = x.double(), of(x, y)
     weight, bias = fit_lda(statistics)
     within = torch.cat([x[y == c] - x[y == c].mean(0) for c in statistics.labels])
-    S = shrunk_covariance(within.T @ within / (60 - 4), 60 - 4)
+    S = shrunk(within.T @ within / (60 - 4), 60 - 4)
     gaussians = [torch.distributions.MultivariateNormal(m, S) for m in statistics.means]
     posterior = torch.stack([g.log_prob(x) for g in gaussians], 1).softmax(1)
     torch.testing.assert_close((x @ weight.T + bias).softmax(1), posterior)
@@ -29,10 +34,10 @@ def test_discriminants_give_the_posterior_of_gaussians_with_the_pooled_covarianc
 
 def test_shrinkage_vanishes_with_many_samples_and_is_complete_where_nothing_is_known():
     S = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
-    torch.testing.assert_close(shrunk_covariance(S, 1e9), S)
+    torch.testing.assert_close(shrunk(S, 1e9), S)
     flat = torch.eye(3, dtype=torch.float64)
-    torch.testing.assert_close(shrunk_covariance(3 * flat, 5), 3 * flat)
-    torch.testing.assert_close(shrunk_covariance(0 * flat, 5), flat)
+    torch.testing.assert_close(shrunk(3 * flat, 5), 3 * flat)
+    torch.testing.assert_close(shrunk(0 * flat, 5), flat)
 
 
 def test_where_no_class_varies_the_nearest_mean_wins():

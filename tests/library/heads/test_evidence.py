@@ -152,16 +152,34 @@ def test_a_falling_probability_tells_of_harm_before_images_are_wrong():
         judge([s + 2.0 * torch.randn(s.shape, generator=torch.Generator().manual_seed(0))], y),
     )
     assert before.right.sum() - after.right.sum() < 5  # of 50
-    evidence = Evidence(1)
-    assert not evidence.harms(before, before)
-    assert evidence.harms(before, after)
+    evidence = moved()
+    assert evidence.worth_keeping(before, before)
+    assert not evidence.worth_keeping(before, after)
     assert evidence.harm.tolist() == [0.0, 0.0]  # of experiences that were kept
+
+
+def moved():
+    evidence = Evidence(1)
+    evidence.moved.fill_(1)
+    return evidence
 
 
 def test_small_harm_adds_up_over_the_experiences_that_are_kept():
     before = verdict_of(torch.ones(1, 20, dtype=torch.bool))
     after = before._replace(surprisal=torch.tensor([[-0.6, 0.7] * 10]))
+    evidence = moved()
+    found = [evidence.worth_keeping(before, after) for _ in range(20)]
+    assert all(found[:8])
+    assert not any(found[9:])
+
+
+def test_features_that_nothing_has_moved_stay_until_experiences_together_clearly_help():
+    before = verdict_of(torch.ones(1, 20, dtype=torch.bool))
+    better = before._replace(surprisal=torch.tensor([[0.6, -0.7] * 10]))
     evidence = Evidence(1)
-    found = [evidence.harms(before, after) for _ in range(20)]
+    assert not evidence.worth_keeping(before, None)
+    assert not any(evidence.worth_keeping(before, before) for _ in range(20))
+    found = [evidence.worth_keeping(before, better) for _ in range(20)]
     assert not any(found[:8])
     assert all(found[9:])
+    assert moved().worth_keeping(before, None)
