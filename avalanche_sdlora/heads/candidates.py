@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -48,17 +47,25 @@ class Candidate(NamedTuple):
         """``D``, the inputs of the linear classifier, of which a mixture's last are the ``features`` themselves."""
         return self.units + (features if self.parts or not self.units else 0)
 
-    def solve(self, statistics: FeatureStatistics, penalty: float | None = None) -> Solved:
+    def solve(
+        self, statistics: FeatureStatistics, penalty: float | None = None, counts: Tensor | None = None
+    ) -> Solved:
         """The classifier, from statistics of the features or of all units of the expansion; not of a mixture.
 
         Args:
             statistics: Of at least one sample.
             penalty: Of a ridge regression, where it is known; None: chosen by generalised cross-validation.
+            counts: ``(classes,)``, how many samples a mean counts as, for linear discriminants; None: as many as
+                there are.
         """
         if self.units:
             statistics = statistics.of_first(self.units)
-        fit = _FITS[self.kind]
-        return Solved(*fit(statistics, penalty) if fit is fit_ridge else fit(statistics))
+        match self.kind:
+            case "lda":
+                return Solved(*fit_lda(statistics, counts))
+            case "ncm":
+                return Solved(*fit_ncm(statistics))
+        return Solved(*fit_ridge(statistics, penalty))
 
 
 def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
@@ -74,11 +81,3 @@ def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
     if kind != "auto":
         return alone
     return Candidate("random_ridge + lda", sizes[0], (1, 1 + len(sizes))), *alone
-
-
-_FITS: dict[str, Callable[..., Any]] = {
-    "ncm": fit_ncm,
-    "lda": fit_lda,
-    "ridge": fit_ridge,
-    "random_ridge": fit_ridge,
-}

@@ -29,13 +29,17 @@ def fit_ncm(statistics: FeatureStatistics) -> Linear:
     return Linear(weight - weight.mean(0), weight.new_zeros(len(weight)))
 
 
-def fit_lda(statistics: FeatureStatistics) -> Linear:
+def fit_lda(statistics: FeatureStatistics, counts: Tensor | None = None) -> Linear:
     """Linear discriminants with one covariance for all classes, which are equally likely beforehand.
 
     ``w_c = S^-1 m_c`` and ``b_c = -m_c^T S^-1 m_c / 2``, centred over the classes, so that softmax gives the
     posterior (streaming as in Hayes and Kanan, CVPR Workshops 2020, arXiv 1909.01520). ``S`` is that of
     :func:`shrinkage` of the features about their class means; where no class varies, the identity, so that the
     nearest mean wins. Means ``m_c`` of few samples beside others of many are those of :func:`steadied`.
+
+    Args:
+        statistics: Of at least one sample.
+        counts: ``(classes,)``, how many samples a mean counts as; None: as many as there are.
     """
     m = statistics.means  # (classes, d)
     freedom = float(statistics.counts.sum()) - len(m)
@@ -46,9 +50,9 @@ def fit_lda(statistics: FeatureStatistics) -> Linear:
     scale, level = shrinkage(covariance, freedom)
     S = scale * covariance + level * torch.eye(len(covariance), dtype=m.dtype, device=m.device)
     weight = torch.linalg.solve(S, m.T).T
-    if statistics.counts.min() < statistics.counts.max():
-        noise = length_of_noise(covariance, scale, level, freedom)
-        m, weight = steadied(m, weight, statistics.counts, noise)
+    counts = statistics.counts if counts is None else counts
+    if counts.min() < counts.max():
+        m, weight = steadied(m, weight, counts, length_of_noise(covariance, scale, level, freedom))
     bias = -(weight * m).sum(1) / 2
     return Linear(weight - weight.mean(0), bias - bias.mean())
 

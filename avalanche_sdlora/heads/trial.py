@@ -144,7 +144,7 @@ class Trials:
         if not judged.any():
             return Trial(frame, base, kept_out, [], None)
         known = penalties or [None] * len(self.alone)
-        solved = [c.solve(base[space_of(c)], penalty) for c, penalty in zip(self.alone, known)]
+        solved = self._solved(base, known, y[held])
         scores, targets = self._scores(solved, base, images, judged, frame)
         return Trial(frame, base, kept_out, solved, self._judge(scores, targets, images.tells[judged]))
 
@@ -181,7 +181,7 @@ class Trials:
                 for features, seen, coordinates in ((old, own & ~held, before.frame), (x, ~own & ~held, frame)):
                     for space, s in self.gathered(features[seen], y[seen], coordinates, sums).items():
                         sums[space].add(s)
-                solved = [c.solve(sums[space_of(c)], was.penalty) for c, was in zip(self.alone, before.solved)]
+                solved = self._solved(sums, [was.penalty for was in before.solved], y[held])
                 found.append(self._scores(solved, sums, images, judged, frame))
                 places.append(judged.nonzero().flatten())
         if not found:
@@ -190,6 +190,15 @@ class Trials:
         scores = [torch.cat(parts)[order] for parts in zip(*(scores for scores, _ in found))]
         targets = torch.cat([targets for _, targets in found])[order]
         return self._judge(scores, targets, images.tells[torch.cat(places)[order]])
+
+    def _solved(self, sums: Sums, penalties: Sequence[float | None], held: Tensor) -> list[Solved]:
+        """The candidates that are no mixtures, without the images of the rows ``held (n,)``, which will count as well.
+
+        Else all images that judge would be of the classes of fewest.
+        """
+        first = next(iter(sums.values()))
+        counts = first.counts + (held[:, None] == first.labels).sum(0)
+        return [c.solve(sums[space_of(c)], penalty, counts) for c, penalty in zip(self.alone, penalties)]
 
     def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""

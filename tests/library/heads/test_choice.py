@@ -206,6 +206,17 @@ def test_images_in_the_place_of_old_classes_stay_in_their_order():
     assert torch.equal(as_old.right[1:], before.verdict.right[1:])  # of a mixture, temperatures may differ
 
 
+def test_images_held_out_do_not_make_their_classes_ones_of_few_samples(monkeypatch):
+    monkeypatch.setattr("avalanche_sdlora.heads.discriminant.steadied", None)  # which only classes of other sizes need
+    x, y = clouds(n=240)
+    head = ClosedFormHead(40, "lda", drift="linear")
+    for first in (0, 6):  # the second time, beside classes whose images all count
+        own = (y >= first) & (y < first + 6)
+        head.remember([x[own]])
+        head.learn([(x[own], y[own])], 12, held=every_fifth(y[own]), may_go_back=True)
+    assert head.evidence.held > 0
+
+
 def test_held_out_images_are_never_trained_on_and_the_state_restores_the_choice():
     torch.manual_seed(0)
     strategy, benchmark = strategy_for(config=AUTO, train_epochs=1), points_stream()
