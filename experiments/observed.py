@@ -39,11 +39,13 @@ class Observer:
     def report(self) -> dict[str, Any]:
         """What the evaluation after an experience found."""
         found = self.predictions.found
+        bins = self.predictions.reliability()
         return {
             "task_known": [found[j].accuracy_with_task_known() for j in sorted(found)],
             **{key: self.predictions.result()[key] for key in ("calibration_error", "balanced_acc")},
             "class_accuracy": self.predictions.recalls(),
-            "reliability": {key: t.tolist() for key, t in self.predictions.reliability()._asdict().items()},
+            "calibration_error_by_chance": bins.by_chance(),
+            "reliability": {key: t.tolist() for key, t in bins._asdict().items()},
         }
 
     def results(self, strategy: Any, reports: Sequence[Mapping[str, Any]], before: int) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class Observer:
         return {
             "task_known": [*([None] * before), *(found["task_known"] if found else None for found in measured)],
             "calibration_error": [found["calibration_error"] if found else None for found in measured],
+            "calibration_error_by_chance": measured[-1].get("calibration_error_by_chance"),
             "reliability": _rounded(measured[-1]["reliability"]),
             "confusion": confusion(self.predictions.found),
             "direction_sizes": _rounded(solutions.sizes),

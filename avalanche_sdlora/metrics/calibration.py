@@ -26,6 +26,15 @@ class Reliability(NamedTuple):
         gaps = (self.accuracy - self.confidence).abs()
         return float((self.counts * gaps).sum() / self.counts.sum())
 
+    def by_chance(self) -> float:
+        """About what :meth:`error` is expected to be of so many predictions if every confidence holds, 0 to 1.
+
+        Of ``n_b`` predictions the share that is right lies by ``sqrt(2 p (1 - p) / (pi n_b))`` from its expectation
+        ``p``, on average (that of a normal distribution).
+        """
+        spread = (2 * self.confidence * (1 - self.confidence) / (torch.pi * self.counts.clamp(min=1))).sqrt()
+        return float((self.counts * spread).sum() / self.counts.sum())
+
 
 def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> Reliability:
     """Sort predictions into bins by their confidence.

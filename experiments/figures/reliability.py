@@ -53,7 +53,8 @@ def reliability(results: Results) -> Any | None:
         .mark_point(filled=True, color=COLOURS[1], opacity=1)
         .encode(x="confidence:Q", y="accuracy:Q", size=alt.Size("images:Q", legend=None), tooltip=tooltip)
     )
-    error = 100 * results["observed"]["calibration_error"][-1]
-    return titled(
-        alt.layer(bars, line, points), f"Confidence and accuracy (calibration error {error:.1f} %)", [results], 300
-    )
+    error, chance = results["observed"]["calibration_error"][-1], results["observed"].get("calibration_error_by_chance")
+    text = f"calibration error {100 * error:.1f} %"
+    if chance is not None:
+        text += f"; {100 * chance:.1f} % if all of them held"
+    return titled(alt.layer(bars, line, points), f"Confidence and accuracy ({text})", [results], 300)

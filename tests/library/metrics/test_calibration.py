@@ -29,6 +29,14 @@ def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_thei
     assert expected_calibration_error(sure, (~right).long()) == pytest.approx(float((~right).double().mean()))
 
 
+def test_what_chance_alone_shows_is_the_error_of_confidences_that_hold():
+    g = torch.Generator().manual_seed(0)
+    p = torch.rand(40, 1000, generator=g) ** 0.5
+    found = [reliability(own, torch.rand(1000, generator=g) < own) for own in p]
+    errors, by_chance = (torch.tensor([getattr(f, name)() for f in found]) for name in ("error", "by_chance"))
+    assert float(by_chance.mean()) == pytest.approx(float(errors.mean()), rel=0.07)
+
+
 @pytest.mark.parametrize(
     ("probabilities", "labels", "bins", "message"),
     [
