@@ -278,10 +278,11 @@ class ClosedFormHead(GrowingModule):
             after = self._trials.attempt(images, base, followed(frame, self.before, x) if moves else frame)
         elif not (remembered and may_go_back):
             raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
-        if remembered and may_go_back:
-            known = [] if after is None else [solved.penalty for solved in after.solved]
-            before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
         first = not len(self.statistics.labels)
+        if remembered and may_go_back:
+            # The first experience moves features far, so that those before it need penalties of their own.
+            known = [] if after is None or first else [solved.penalty for solved in after.solved]
+            before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
         taken = self._better(before, after, first=first)
         verdict, as_old = taken.verdict, None
         if before is not None and before.verdict is not None and taken is after and not first:

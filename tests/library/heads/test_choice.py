@@ -192,6 +192,17 @@ def test_the_first_experience_must_pay_and_a_later_one_must_not_harm():
     assert kept(moved, apart, apart, y + 2)
 
 
+def test_features_before_the_first_experience_are_judged_as_if_there_were_no_others():
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 4
+    before = torch.randn(120, 8, generator=g) + torch.nn.functional.one_hot(y, 8)
+    heads = [ClosedFormHead(8, expansion=50) for _ in range(2)]
+    heads[0].remember([before])
+    moved = heads[0].learn([(100 * torch.randn(120, 8, generator=g), y)], 4, held=every_fifth(y), may_go_back=True)
+    alone = heads[1].learn([(before, y)], 4, held=every_fifth(y))
+    assert moved.loss_before == pytest.approx(alone.loss)
+
+
 def test_images_in_the_place_of_old_classes_stay_in_their_order():
     """Features that stay where they are are recognised as before, image by image."""
     x, y = clouds(n=240)
