@@ -74,8 +74,10 @@ def steadied(m: Tensor, weight: Tensor, counts: Tensor, noise: float) -> tuple[T
         noise: Expected length of a sample's deviation from its class's mean.
 
     Returns:
-        The new means, and these times ``S^-1``.
+        The new means, and these times ``S^-1``; as they were where nothing is known of the noise.
     """
+    if not 0 < noise < torch.inf:
+        return m, weight
     centre, direction = m.mean(0), weight.mean(0)
     few, classes = noise / counts, len(m)
     by_chance = (1 - 2 / classes) * few + few.mean() / classes  # of the length about the mean of all means

@@ -44,10 +44,15 @@ def test_where_no_class_varies_the_nearest_mean_wins():
     one_each, labels = data(n=4)
     alike, twice = one_each.repeat(3, 1), labels.repeat(3)
     x = data(seed=1)[0].double()
-    for statistics in (of(one_each, labels), of(alike, twice)):
+    for statistics in (of(one_each, labels), of(alike, twice), of(alike[1:], twice[1:])):
         weight, bias = fit_lda(statistics)
         nearest = torch.cdist(x, statistics.means).argmin(1)
         assert torch.equal((x @ weight.T + bias).argmax(1), nearest)
+
+
+def test_features_that_are_all_alike_leave_even_probabilities_to_classes_of_any_size():
+    weight, bias = fit_lda(of(torch.ones(9, 5), torch.tensor([0] * 6 + [1, 2, 2])))
+    torch.testing.assert_close((torch.ones(5).double() @ weight.T + bias).softmax(0), torch.full((3,), 1 / 3).double())
 
 
 def test_cross_validation_is_leave_one_out_where_all_samples_have_the_same_leverage():
