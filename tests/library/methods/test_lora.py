@@ -122,9 +122,8 @@ def test_inflora_keeps_the_design_of_a_direction_that_goes_on():
 
 @needs_bfloat16
 def test_inflora_on_a_transformer_in_bfloat16():
-    strategy = strategy_for(
-        tiny_vit(), SDLoRAConfig(rank=2, expansion=40), plugins=[InfLoRAPlugin()], precision="bfloat16"
-    )
+    config = SDLoRAConfig(rank=2, expansion=40, held_out=None)  # by images held out, directions may be taken back
+    strategy = strategy_for(tiny_vit(), config, plugins=[InfLoRAPlugin()], precision="bfloat16")
     strategy.train(image_stream().train_stream)
     bases = strategy.plugins[1].bases
     assert list(bases) == ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
