@@ -28,15 +28,16 @@ class Candidate(NamedTuple):
     Attributes:
         kind: One of :data:`KINDS`; or several with a plus between them, for a mixture.
         units: Of the random expansion, the first so many; 0: the features themselves.
-        parts: The places, among all candidates, of those that a mixture is made of: one of the expansion, then one of
+        parts: The places, among all candidates, of those that a mixture is made of: one of the expansion, then two of
             the features. Its scores are the sum of theirs, each divided by its temperature, so that its probabilities
-            are the product of theirs. Two that err on different images correct each other, and where features have
-            moved, discriminants lose what the expansion keeps or the other way round.
+            are the product of theirs. The first two err on different images and so correct each other; where features
+            have moved, discriminants lose what the expansion keeps or the other way round. The last counts by
+            :func:`unevenness` alone: of a few images a mean is known better than anything else.
     """
 
     kind: str
     units: int = 0
-    parts: tuple[int, ...] = ()
+    parts: tuple[int, int, int] | tuple[()] = ()
 
     @property
     def name(self) -> str:
@@ -46,6 +47,10 @@ class Candidate(NamedTuple):
     def inputs(self, features: int) -> int:
         """``D``, the inputs of the linear classifier, of which a mixture's last are the ``features`` themselves."""
         return self.units + (features if self.parts or not self.units else 0)
+
+    def shares(self, counts: Tensor) -> dict[int, float]:
+        """By the place of each part of a mixture that counts, how much it does; see :func:`unevenness`."""
+        return {i: share for i, share in zip(self.parts, (1.0, 1.0, unevenness(counts))) if share}
 
     def solve(
         self, statistics: FeatureStatistics, penalty: float | None = None, counts: Tensor | None = None
@@ -72,7 +77,7 @@ def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
     """What may be chosen, mixtures first.
 
     Args:
-        kind: One of :data:`KINDS`, or "auto" for all of them and the mixture of the first two.
+        kind: One of :data:`KINDS`, or "auto" for all of them and the mixture of the first two and the last.
         expansion: Units of the random expansion. None: 2000, or 500 of them where that is clearly better.
     """
     kinds = KINDS if kind == "auto" else (kind,)
@@ -80,4 +85,13 @@ def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:
     alone = tuple(Candidate(k, size) for k in kinds for size in (sizes if k == "random_ridge" else (0,)))
     if kind != "auto":
         return alone
-    return Candidate("random_ridge + lda", sizes[0], (1, 1 + len(sizes))), *alone
+    return Candidate("random_ridge + lda", sizes[0], (1, 1 + len(sizes), len(alone))), *alone
+
+
+def unevenness(counts: Tensor) -> float:
+    """How much classes differ in size, from 0, not at all, to 1: ``1 - harmonic mean / mean`` of their sizes.
+
+    Args:
+        counts: ``(classes,)``, above 0.
+    """
+    return 0.0 if counts.min() == counts.max() else 1 - float(1 / (counts.reciprocal().mean() * counts.mean()))

@@ -15,6 +15,7 @@ from avalanche_sdlora.heads.drift import Frame
 from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
+from avalanche_sdlora.heads.penalties import Penalties
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.heads.sureness import POWERS, sure
 from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, inputs, space_of
@@ -64,9 +65,10 @@ class ClosedFormHead(GrowingModule):
     (``discriminant.fit_lda``), ``"ridge"`` (``ridge.fit_ridge``) and ``"random_ridge"``, ridge regression
     after a fixed random expansion to ``M`` units (RanPAC: McDonnell et al., NeurIPS 2023, arXiv 2307.02251). With
     ``"auto"`` the statistics for all of them are gathered, and after every experience the product predicts of the
-    probabilities of ``"random_ridge"`` and ``"lda"`` (:class:`avalanche_sdlora.heads.candidates.Candidate`), or another
-    of them that was clearly right more often on the images held out so far. :meth:`sure` makes probabilities of scores:
-    the largest says how often it is right on those images.
+    probabilities of ``"random_ridge"`` and ``"lda"``, and of ``"ncm"`` as far as classes differ in size
+    (:class:`avalanche_sdlora.heads.candidates.Candidate`), or another of them that was clearly right more often on the
+    images held out so far. :meth:`sure` makes probabilities of scores: the largest says how often it is right on those
+    images.
 
     Memory does not depend on the number of samples: for ``D`` features (``d``, or ``M`` after the expansion; both with
     ``"auto"``) and ``C`` classes the statistics take ``8 (D^2 + C D + 2 C)`` bytes and the solution ``8 C (D + 1)``,
@@ -133,6 +135,7 @@ class ClosedFormHead(GrowingModule):
         self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
         self.evidence = Evidence(len(self.candidates))
         self._trials = Trials(self.candidates, self.expand, self.evidence)
+        self.penalties = Penalties()
         self.register_buffer("before", torch.empty(0, features))  # (n, d)
         self.register_buffer("weight", torch.empty(0, self._size, dtype=torch.float64))  # (rows, D)
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))  # (rows,)
@@ -271,18 +274,20 @@ class ClosedFormHead(GrowingModule):
         if not anew and len(self.before) not in (0, len(x)):
             raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
         base, frame = self._so_far(y, repeats, anew)
+        samples = float(next(iter(base.values())).counts.sum()) + len(y)
+        known = [] if anew else self.penalties.known(samples)
         remembered = len(self.before) > 0 and not anew
         after = before = None
         if torch.isfinite(x).all():
             moves = remembered and len(self.statistics.labels) > 0
-            after = self._trials.attempt(images, base, followed(frame, self.before, x) if moves else frame)
+            after = self._trials.attempt(images, base, followed(frame, self.before, x) if moves else frame, known)
         elif not (remembered and may_go_back):
             raise ValueError("batches: a feature is NaN or infinite; nothing has been added")
         first = not len(self.statistics.labels)
         if remembered and may_go_back:
             # The first experience moves features far, so that those before it need penalties of their own.
-            known = [] if after is None or first else [solved.penalty for solved in after.solved]
-            before = self._trials.attempt(images._replace(x=self.before), base, frame, known)
+            same = [] if first else [solved.penalty for solved in after.solved] if after else known
+            before = self._trials.attempt(images._replace(x=self.before), base, frame, same)
         taken = self._better(before, after, first=first)
         verdict, as_old = taken.verdict, None
         if before is not None and before.verdict is not None and taken is after and not first:
@@ -293,7 +298,10 @@ class ClosedFormHead(GrowingModule):
                 taken, verdict = before, before.verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
         right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
-        self._commit(taken, verdict, rows, anew)
+        penalties = [solved.penalty for solved in taken.solved] or known or [None] * len(self._trials.alone)
+        self._commit(taken, verdict, rows, anew, penalties)
+        if not known:
+            self.penalties.keep(penalties, samples)
         if taken is after:
             self.evidence.moved.fill_(1)
         return Lesson(
@@ -362,8 +370,13 @@ class ClosedFormHead(GrowingModule):
         x, y = gather_rows(x, y)
         return x, y, gather_rows(self.before)[0]
 
-    def _commit(self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool) -> None:
-        """Makes a trial the state of this head, with the best candidate, ``verdict`` included."""
+    def _commit(
+        self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool, penalties: list[float | None]
+    ) -> None:
+        """Makes a trial the state of this head, with the best candidate, ``verdict`` included.
+
+        Penalties that are not known are chosen where they are needed, and put into the list.
+        """
         if anew:
             self.evidence.clear()
         if verdict is not None:
@@ -373,7 +386,7 @@ class ClosedFormHead(GrowingModule):
             sums.add(trial.held[space])
             self.sums[space] = sums
         self.chosen = self.evidence.best()
-        weight, bias, self.penalty = self._solved(trial)
+        weight, bias, self.penalty = self._solved(penalties)
         self.power, self.temperature = self.evidence.sureness(self.chosen) or (None, 1.0)
         index = self.statistics.labels
         self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
@@ -381,21 +394,25 @@ class ClosedFormHead(GrowingModule):
         self.replace("before", self.before[:0])
         self.learning = False
 
-    def _solved(self, trial: Trial) -> Solved:
-        """The classifier that is chosen, from all statistics, with penalties that a trial has chosen."""
+    def _solved(self, penalties: list[float | None]) -> Solved:
+        """The classifier that is chosen, from all statistics."""
         first = self._trials.first_alone
 
         def alone(i: int) -> Solved:
-            candidate, known = self.candidates[i], trial.solved[i - first].penalty if trial.solved else None
-            return candidate.solve(self.sums[space_of(candidate)], known)  # type: ignore[arg-type]
+            candidate = self.candidates[i]
+            solved = candidate.solve(self.sums[space_of(candidate)], penalties[i - first])  # type: ignore[arg-type]
+            penalties[i - first] = solved.penalty
+            return solved
 
-        parts = self.candidates[self.chosen].parts
-        if not parts:
+        if not self.candidates[self.chosen].parts:
             return alone(self.chosen)
-        solved, cooling = [alone(i) for i in parts], [1 / self.evidence.temperature(i) for i in parts]
-        weight = torch.cat([s.weight * c for s, c in zip(solved, cooling)], dim=1)
-        bias = torch.stack([s.bias * c for s, c in zip(solved, cooling)]).sum(0)
-        return Solved(weight, bias, solved[0].penalty)
+        shares = self.candidates[self.chosen].shares(self.statistics.counts)
+        solved = {i: alone(i) for i in shares}
+        cooling = {i: share / self.evidence.temperature(i) for i, share in shares.items()}
+        expanded, *own = [solved[i].weight * c for i, c in cooling.items()]
+        weight = torch.cat([expanded, torch.stack(own).sum(0)], dim=1)
+        bias = torch.stack([solved[i].bias * c for i, c in cooling.items()]).sum(0)
+        return Solved(weight, bias, next(iter(solved.values())).penalty)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""

@@ -48,8 +48,9 @@ def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ri
     share = torch.full_like(statistics.counts, 1 / len(m))  # (classes,), the mean indicator
     mean = m.mean(0)  # (d,)
     cross = (n / len(m)) * (m - mean)  # (classes, d)
-    # Moments about the class means, then between them: with equal counts, those about the mean of all.
-    gram = statistics.second - statistics.sums.T @ m + cross.T @ (m - mean)  # (d, d)
+    lacking = n / len(m) - statistics.counts  # (classes,), samples, of which there are none among equal classes
+    others = lacking != 0
+    gram = statistics.second - n * torch.outer(mean, mean) + (m[others].T * lacking[others]) @ m[others]  # (d, d)
     spread = n * (1 - share[0])  # of the indicators
     weight, penalty = solve_ridge(gram, cross, spread, n, statistics.second.trace(), penalty)
     return Ridge(weight, share - weight @ mean, penalty)

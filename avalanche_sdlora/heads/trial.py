@@ -146,7 +146,8 @@ class Trials:
         known = penalties or [None] * len(self.alone)
         solved = self._solved(base, known, y[held])
         scores, targets = self._scores(solved, base, images, judged, frame)
-        return Trial(frame, base, kept_out, solved, self._judge(scores, targets, images.tells[judged]))
+        verdict = self._judge(scores, targets, images.tells[judged], self._counts(base, y[held]))
+        return Trial(frame, base, kept_out, solved, verdict)
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -189,18 +190,22 @@ class Trials:
         order = torch.cat(places).argsort()
         scores = [torch.cat(parts)[order] for parts in zip(*(scores for scores, _ in found))]
         targets = torch.cat([targets for _, targets in found])[order]
-        return self._judge(scores, targets, images.tells[torch.cat(places)[order]])
+        return self._judge(scores, targets, images.tells[torch.cat(places)[order]], self._counts(sums, y[held]))
 
-    def _solved(self, sums: Sums, penalties: Sequence[float | None], held: Tensor) -> list[Solved]:
-        """The candidates that are no mixtures, without the images of the rows ``held (n,)``, which will count as well.
+    def _counts(self, sums: Sums, held: Tensor) -> Tensor:
+        """How many samples each class counts as, ``(classes,)``: also those of the rows ``held (n,)``, not in ``sums``.
 
         Else all images that judge would be of the classes of fewest.
         """
         first = next(iter(sums.values()))
-        counts = first.counts + (held[:, None] == first.labels).sum(0)
+        return first.counts + (held[:, None] == first.labels).sum(0)
+
+    def _solved(self, sums: Sums, penalties: Sequence[float | None], held: Tensor) -> list[Solved]:
+        """The candidates that are no mixtures, without the images of the rows ``held (n,)``."""
+        counts = self._counts(sums, held)
         return [c.solve(sums[space_of(c)], penalty, counts) for c, penalty in zip(self.alone, penalties)]
 
-    def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor) -> Verdict:
+    def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor, counts: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
         verdict, first = judge(scores, targets, tells), self.first_alone
         if not first:
@@ -210,7 +215,8 @@ class Trials:
             own = Verdict(*(t[i - first : i - first + 1] for t in verdict))
             return scores[i - first] / self.evidence.temperature(i, own)
 
-        mixed = judge([torch.stack([cooled(i) for i in c.parts]).sum(0) for c in self.mixtures], targets, tells)
+        shares = [c.shares(counts) for c in self.mixtures]
+        mixed = judge([torch.stack([s * cooled(i) for i, s in of.items()]).sum(0) for of in shares], targets, tells)
         return Verdict(*(torch.cat(pair) for pair in zip(mixed, verdict)))
 
     def _scores(

@@ -20,8 +20,9 @@ from avalanche_sdlora.persistence.fingerprint import fingerprint
 from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 # Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores, version 4 the
-# log loss of held-out images in the place of old classes, version 5 whether an experience has been kept.
-_KIND, _VERSION = "sdlora-adapters", 5
+# log loss of held-out images in the place of old classes, version 5 whether an experience has been kept, version 6 the
+# penalties of all classifiers.
+_KIND, _VERSION = "sdlora-adapters", 6
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _complete(tensors: dict[str, Tensor]) -> None:
 
     Version 1 does not say what earlier tasks were, of which nothing is known; up to version 2, probabilities are the
     softmax of the scores; up to version 3, what experiences do to old classes was counted in another way; up to version
-    4, later ones were kept as if an earlier one had been.
+    4, later ones were kept as if an earlier one had been; up to version 5, every experience chooses its penalties.
     """
     if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
         evidence, state = Evidence(len(tensors["closed_form.evidence.loss"])), "closed_form._extra_state"
@@ -223,7 +224,10 @@ def _complete(tensors: dict[str, Tensor]) -> None:
     if tensors.pop("closed_form.evidence.harmed", None) is not None:
         tensors["closed_form.evidence.harm"] = tensors.pop("closed_form.evidence.kept").new_zeros(2)
     if "closed_form.evidence.harm" in tensors:
-        tensors.setdefault("closed_form.evidence.moved", tensors["closed_form.evidence.held"].new_ones(()))
+        held = tensors["closed_form.evidence.held"]
+        tensors.setdefault("closed_form.evidence.moved", held.new_ones(()))
+        tensors.setdefault("closed_form.penalties.values", held.new_empty(0))
+        tensors.setdefault("closed_form.penalties.samples", held.new_zeros(()))
     for name in [name for name in tensors if name.endswith(".owner")]:
         tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
     if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():

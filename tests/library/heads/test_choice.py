@@ -8,7 +8,7 @@ from avalanche.core import SupervisedPlugin
 
 from avalanche_sdlora import SDLoRAConfig, SDLoRAModel
 from avalanche_sdlora.adapter.linear import projections_of
-from avalanche_sdlora.heads.candidates import KINDS, candidates
+from avalanche_sdlora.heads.candidates import KINDS, candidates, unevenness
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.ridge import fit_ridge
 from avalanche_sdlora.heads.trial import Images, Trial
@@ -56,16 +56,21 @@ def test_the_kind_that_suits_the_features_is_chosen():
 
 
 @pytest.mark.parametrize("drift", ["none", "linear"])
-def test_a_mixture_multiplies_the_probabilities_of_its_parts_also_as_plain_layers(drift):
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_mixture_multiplies_the_probabilities_of_its_parts_also_as_plain_layers(drift, uneven):
     x, y = clouds(n=240)
+    if uneven:
+        kept = (y > 2) | (torch.arange(240) % 5 == 0)
+        x, y = x[kept], y[kept]
     head = ClosedFormHead(40, drift=drift, expansion=50)
     head.learn([(x, y)], 12, held=every_fifth(y))
     if head.frame is not None:
         g = torch.Generator().manual_seed(2)
         head.frame.weight.copy_(torch.randn(40, 40, generator=g) / 40**0.5)
         head.frame.bias.copy_(torch.randn(40, generator=g))
-    mixture, parts = head.candidates[0], []
-    for i in (*mixture.parts, 0):
+    shares, parts = head.candidates[0].shares(head.statistics.counts), {}
+    assert len(shares) == 2 + uneven
+    for i in (*shares, 0):
         head.evidence.won.copy_(100 * (torch.arange(len(head.candidates)) == i))
         head.evidence.lost.zero_()
         head._commit(
@@ -73,11 +78,12 @@ def test_a_mixture_multiplies_the_probabilities_of_its_parts_also_as_plain_layer
             None,
             12,
             False,
+            [None] * len(head._trials.alone),
         )
         assert head.chosen == i
-        parts.append(head(x).double() * head.temperature / (head.evidence.temperature(i) if i else 1.0))
-    product = (parts[0] + parts[1]) / head.temperature
-    torch.testing.assert_close(parts[2] / head.temperature, product, rtol=1e-4, atol=1e-4)
+        parts[i] = head(x).double() * head.temperature / (head.evidence.temperature(i) if i else 1.0)
+    product = sum(share * parts[i] for i, share in shares.items()) / head.temperature
+    torch.testing.assert_close(parts[0] / head.temperature, product, rtol=1e-4, atol=1e-4)
     expansion, weight, bias = head.plain()
     plain = torch.nn.functional.linear(expansion(x).double(), weight, bias)
     torch.testing.assert_close(plain, head(x).double(), rtol=1e-4, atol=1e-3)
@@ -257,3 +263,13 @@ class Seen:
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         SDLoRAConfig(**settings)
+
+
+def test_the_nearest_class_mean_counts_by_how_much_classes_differ_in_size():
+    assert unevenness(torch.tensor([7.0, 7.0, 7.0])) == 0
+    assert unevenness(torch.tensor([1.0, 3.0])) == pytest.approx(1 - 1.5 / 2)
+    assert unevenness(torch.tensor([1.0, 1e9])) == pytest.approx(1)
+    mixture = candidates("auto", 10)[0]
+    assert [candidates("auto", 10)[i].kind for i in mixture.parts] == ["random_ridge", "lda", "ncm"]
+    assert list(mixture.shares(torch.tensor([5.0, 5.0])).values()) == [1, 1]
+    assert list(mixture.shares(torch.tensor([1.0, 3.0])).values()) == [1, 1, pytest.approx(0.25)]
