@@ -28,6 +28,7 @@ class Training:
         head_learning_rate: Learning rate of the head, where it differs from the others'.
         patch_drop: Share of the patches that are left out of each training image, at random and in every step anew, so
             that a step takes so much less time; 0, which is none, to below 1.
+        later_patch_drop: That share for each task after the first, where it is another.
         precision: Precision of the forward pass. auto, the default of most recipes, takes bfloat16 where the device
             multiplies it natively, else float32; paper and reference compute in float32.
     """
@@ -38,6 +39,7 @@ class Training:
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     patch_drop: float | None = None
+    later_patch_drop: float | None = None
     precision: Precision | None = None
 
 

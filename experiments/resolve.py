@@ -98,8 +98,10 @@ def resolve(given: Arguments) -> Resolved:
         number = getattr(arguments, name)
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number}: expected a number above 0")
-    if not 0 <= (arguments.patch_drop or 0) < 1:
-        raise ValueError(f"patch_drop={arguments.patch_drop}: expected a share of at least 0 and below 1")
+    for name in ("patch_drop", "later_patch_drop"):
+        share = getattr(arguments, name)
+        if not 0 <= (share or 0) < 1:
+            raise ValueError(f"{name}={share}: expected a share of at least 0 and below 1")
     if arguments.workers < 0:
         raise ValueError(f"workers={arguments.workers}: expected a number of at least 0")
     made = method(**{f.name: arguments.settings[f"{method.name}.{f.name}"] for f in dataclasses.fields(method)})

@@ -207,8 +207,8 @@ def _without_weights(name: str, size: int | None) -> nn.Module:
 
 def _model(resolved: Resolved, backbone: nn.Module) -> SDLoRAModel:
     """The model that trains, of a backbone that is adapted in place."""
-    if resolved.arguments.patch_drop:
-        drop_patches(backbone, resolved.arguments.patch_drop)
+    if resolved.arguments.patch_drop or resolved.arguments.later_patch_drop:
+        drop_patches(backbone, resolved.arguments.patch_drop or 0.0)  # also what says that a backbone has none
     model = resolved.method.model(backbone, resolved.config)
     if resolved.arguments.grad_checkpointing:
         model.set_grad_checkpointing()

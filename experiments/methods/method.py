@@ -104,12 +104,16 @@ class Method:
             **settings: Keyword arguments of Avalanche's ``SupervisedTemplate``.
         """
         from avalanche_sdlora import SDLoRAStrategy
+        from avalanche_sdlora.training.patches import PatchDropPlugin
 
+        plugins = self.plugins()
+        if arguments.patch_drop or arguments.later_patch_drop:
+            plugins.append(PatchDropPlugin(arguments.patch_drop or 0.0, arguments.later_patch_drop))
         return SDLoRAStrategy(
             model=model,
             optimizer=self._optimizer(arguments),
             precision=arguments.precision,
-            plugins=self.plugins(),
+            plugins=plugins,
             **settings,
         )
 
