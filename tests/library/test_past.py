@@ -253,7 +253,7 @@ def test_a_module_that_does_not_fit_is_left_as_it_was(tmp_path):
 def test_files_of_version_1_are_read_and_know_nothing_of_the_past(tmp_path):
     model, said = learned(MLP)
     save_adapters(model, tmp_path / "new")
-    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 5)
+    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 6)
     later = ("born", "checksums", "history", "counts", "rewritten", "norm")
     tensors = {name: t for name, t in tensors.items() if not name.endswith(later)}
     about = {name: value for name, value in about.items() if name not in ("classifier", "timm_name")}
@@ -275,9 +275,11 @@ def test_files_of_version_2_are_read_and_their_scores_are_the_logits(tmp_path):
     strategy.train(points_stream().train_stream[0])
     model = strategy.model.eval()
     save_adapters(model, tmp_path / "new")
-    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 5)
+    tensors, about = read_tensors(tmp_path / "new", "sdlora-adapters", 6)
     for name in ("surprise", "harm", "moved"):
         del tensors[f"closed_form.evidence.{name}"]
+    for name in ("values", "samples"):
+        del tensors[f"closed_form.penalties.{name}"]
     tensors["closed_form.evidence.kept"] = tensors["closed_form.evidence.harmed"] = torch.ones(())
     tensors["closed_form._extra_state"] = tensors["closed_form._extra_state"][:2]
     write_tensors(tmp_path / "old", "sdlora-adapters", 2, tensors, about)
