@@ -286,8 +286,8 @@ class ClosedFormHead(GrowingModule):
         first = not len(self.statistics.labels)
         if remembered and may_go_back:
             # The first experience moves features far, so that those before it need penalties of their own.
-            same = [] if first else [solved.penalty for solved in after.solved] if after else known
-            before = self._trials.attempt(images._replace(x=self.before), base, frame, same)
+            own = [] if first else known if after is None else after.penalties
+            before = self._trials.attempt(images._replace(x=self.before), base, frame, own)
         taken = self._better(before, after, first=first)
         verdict, as_old = taken.verdict, None
         if before is not None and before.verdict is not None and taken is after and not first:
@@ -298,7 +298,7 @@ class ClosedFormHead(GrowingModule):
                 taken, verdict = before, before.verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
         right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
-        penalties = [solved.penalty for solved in taken.solved] or known or [None] * len(self._trials.alone)
+        penalties = taken.penalties or known or [None] * len(self._trials.alone)
         self._commit(taken, verdict, rows, anew, penalties)
         if not known:
             self.penalties.keep(penalties, samples)
@@ -407,12 +407,10 @@ class ClosedFormHead(GrowingModule):
         if not self.candidates[self.chosen].parts:
             return alone(self.chosen)
         shares = self.candidates[self.chosen].shares(self.statistics.counts)
-        solved = {i: alone(i) for i in shares}
-        cooling = {i: share / self.evidence.temperature(i) for i, share in shares.items()}
-        expanded, *own = [solved[i].weight * c for i, c in cooling.items()]
+        parts = [(alone(i), share / self.evidence.temperature(i)) for i, share in shares.items()]
+        expanded, *own = [solved.weight * c for solved, c in parts]
         weight = torch.cat([expanded, torch.stack(own).sum(0)], dim=1)
-        bias = torch.stack([solved[i].bias * c for i, c in cooling.items()]).sum(0)
-        return Solved(weight, bias, next(iter(solved.values())).penalty)
+        return Solved(weight, torch.stack([solved.bias * c for solved, c in parts]).sum(0), parts[0][0].penalty)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores ``(n, rows)`` of features ``(n, d)``; a row without statistics has -1000."""

@@ -58,6 +58,11 @@ class Trial(NamedTuple):
     solved: list[Solved]
     verdict: Verdict | None
 
+    @property
+    def penalties(self) -> list[float | None]:
+        """Those of the candidates that are solved; empty where none are."""
+        return [solved.penalty for solved in self.solved]
+
 
 def space_of(candidate: Candidate) -> str:
     """The statistics that a candidate is made from."""
@@ -182,7 +187,7 @@ class Trials:
                 for features, seen, coordinates in ((old, own & ~held, before.frame), (x, ~own & ~held, frame)):
                     for space, s in self.gathered(features[seen], y[seen], coordinates, sums).items():
                         sums[space].add(s)
-                solved = self._solved(sums, [was.penalty for was in before.solved], y[held])
+                solved = self._solved(sums, before.penalties, y[held])
                 found.append(self._scores(solved, sums, images, judged, frame))
                 places.append(judged.nonzero().flatten())
         if not found:

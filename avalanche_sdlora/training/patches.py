@@ -17,7 +17,7 @@ class PatchDropPlugin(SupervisedPlugin, supports_distributed=True):  # type: ign
 
     Args:
         share: The part of the patches to leave out, at least 0 and below 1.
-        later: The part for each task after the first; None: the same.
+        later: The part for each task after the first; None: ``share``.
 
     Raises:
         ValueError: A share is out of range; at the first experience, if the backbone is no plain vision transformer of
