@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
-from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.ridge import fit_ridge, ridge_scores
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 #: Kinds of classifiers in closed form, the best to be expected first.
@@ -63,14 +64,39 @@ class Candidate(NamedTuple):
             counts: ``(classes,)``, how many samples a mean counts as, for linear discriminants; None: as many as
                 there are.
         """
-        if self.units:
-            statistics = statistics.of_first(self.units)
+        statistics = self._own(statistics)
         match self.kind:
             case "lda":
                 return Solved(*fit_lda(statistics, counts))
             case "ncm":
                 return Solved(*fit_ncm(statistics))
         return Solved(*fit_ridge(statistics, penalty))
+
+    def scores(
+        self,
+        x: Tensor,
+        statistics: FeatureStatistics,
+        penalty: float | None = None,
+        counts: Tensor | None = None,
+    ) -> tuple[Tensor, float | None]:
+        """The scores ``(n, classes)`` that the classifier of :meth:`solve` gives to ``x (n, D)``, and its penalty.
+
+        Without weights of its classes, where that is possible: of a few samples and many classes it is quicker.
+
+        Args:
+            x: What its linear classifier takes.
+            statistics: As for :meth:`solve`.
+            penalty: As for :meth:`solve`.
+            counts: As for :meth:`solve`.
+        """
+        if self.kind in ("ridge", "random_ridge"):
+            return ridge_scores(self._own(statistics), x.to(statistics.second), penalty)
+        weight, bias, penalty = self.solve(statistics, penalty, counts)
+        return F.linear(x.to(weight), weight, bias), penalty
+
+    def _own(self, statistics: FeatureStatistics) -> FeatureStatistics:
+        """Those of its units."""
+        return statistics.of_first(self.units) if self.units else statistics
 
 
 def candidates(kind: str, expansion: int | None) -> tuple[Candidate, ...]:

@@ -77,9 +77,10 @@ class DriftMoments(nn.Module):
         xx = self.moments[0] - self.n * torch.outer(mean_x, mean_x)
         vx = self.moments[1] - self.n * torch.outer(mean_v, mean_x)
         spread = self.spread - self.n * mean_v.square().sum()
-        D, penalty = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
+        inverse = solve_ridge(xx, vx, spread, self.n, self.moments[0].trace())
+        D = inverse.times(vx)
         weight = torch.eye(len(D), dtype=D.dtype, device=D.device) + D
-        return DriftMap(weight, mean_v - D @ mean_x, penalty)
+        return DriftMap(weight, mean_v - D @ mean_x, inverse.penalty)
 
 
 class Frame(nn.Module):

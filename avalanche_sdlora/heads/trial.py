@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from avalanche_sdlora.heads.candidates import Candidate, Solved
+from avalanche_sdlora.heads.candidates import Candidate
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
 from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge, tells_which
 from avalanche_sdlora.heads.expansion import RandomExpansion
@@ -48,20 +47,15 @@ class Trial(NamedTuple):
         frame: The coordinates of the statistics; None where features are not followed.
         base: Statistics of all that counts but the images held out.
         held: Statistics of those.
-        solved: The candidates from ``base``, without mixtures; none where there are no images held out.
-        verdict: How they did on those.
+        penalties: Of the candidates from ``base``, without mixtures; empty where there are no images held out.
+        verdict: How the candidates did on those.
     """
 
     frame: Frame | None
     base: dict[str, FeatureStatistics]
     held: dict[str, FeatureStatistics]
-    solved: list[Solved]
+    penalties: list[float | None]
     verdict: Verdict | None
-
-    @property
-    def penalties(self) -> list[float | None]:
-        """Those of the candidates that are solved; empty where none are."""
-        return [solved.penalty for solved in self.solved]
 
 
 def space_of(candidate: Candidate) -> str:
@@ -149,10 +143,9 @@ class Trials:
         if not judged.any():
             return Trial(frame, base, kept_out, [], None)
         known = penalties or [None] * len(self.alone)
-        solved = self._solved(base, known, y[held])
-        scores, targets = self._scores(solved, base, images, judged, frame)
+        scores, targets, chosen = self._scores(base, known, images, judged, frame)
         verdict = self._judge(scores, targets, images.tells[judged], self._counts(base, y[held]))
-        return Trial(frame, base, kept_out, solved, verdict)
+        return Trial(frame, base, kept_out, chosen, verdict)
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -187,8 +180,7 @@ class Trials:
                 for features, seen, coordinates in ((old, own & ~held, before.frame), (x, ~own & ~held, frame)):
                     for space, s in self.gathered(features[seen], y[seen], coordinates, sums).items():
                         sums[space].add(s)
-                solved = self._solved(sums, before.penalties, y[held])
-                found.append(self._scores(solved, sums, images, judged, frame))
+                found.append(self._scores(sums, before.penalties, images, judged, frame)[:2])
                 places.append(judged.nonzero().flatten())
         if not found:
             return None
@@ -205,11 +197,6 @@ class Trials:
         first = next(iter(sums.values()))
         return first.counts + (held[:, None] == first.labels).sum(0)
 
-    def _solved(self, sums: Sums, penalties: Sequence[float | None], held: Tensor) -> list[Solved]:
-        """The candidates that are no mixtures, without the images of the rows ``held (n,)``."""
-        counts = self._counts(sums, held)
-        return [c.solve(sums[space_of(c)], penalty, counts) for c, penalty in zip(self.alone, penalties)]
-
     def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor, counts: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
         verdict, first = judge(scores, targets, tells), self.first_alone
@@ -225,15 +212,26 @@ class Trials:
         return Verdict(*(torch.cat(pair) for pair in zip(mixed, verdict)))
 
     def _scores(
-        self, solved: Sequence[Solved], base: Sums, images: Images, judged: Tensor, frame: Frame | None
-    ) -> tuple[list[Tensor], Tensor]:
-        """Scores ``(n, k)`` of what is solved, for the classes that compete, and the index ``(n,)`` of the true one."""
-        labels = next(iter(base.values())).labels
+        self,
+        sums: Sums,
+        penalties: Sequence[float | None],
+        images: Images,
+        judged: Tensor,
+        frame: Frame | None,
+    ) -> tuple[list[Tensor], Tensor, list[float | None]]:
+        """What the candidates that are no mixtures, without the images held out, make of those that are ``judged``.
+
+        Returns:
+            Scores ``(n, k)`` of each, for the classes that compete; the index ``(n,)`` of the true one; the penalties.
+        """
+        labels, counts = next(iter(sums.values())).labels, self._counts(sums, images.y[images.held])
         compete = labels if images.competing is None else labels[torch.isin(labels, images.competing)]
         x, y = images.x[judged], images.y[judged]
         columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
-        scores = []
-        for candidate, (weight, bias, _) in zip(self.alone, solved):
+        scores, chosen = [], []
+        for candidate, known in zip(self.alone, penalties):
             h = inputs(x, candidate, frame, self.expand)
-            scores.append(F.linear(h.to(weight), weight[columns], bias[columns]))
-        return scores, (y[:, None] == compete).to(torch.uint8).argmax(1)
+            found, penalty = candidate.scores(h, sums[space_of(candidate)], known, counts)
+            scores.append(found[:, columns])
+            chosen.append(penalty)
+        return scores, (y[:, None] == compete).to(torch.uint8).argmax(1), chosen

@@ -42,7 +42,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     backbone a checksum), optimizer and criterion, the random generators, the state of plugins, clock and metrics with
     their histories, and the length of TensorBoard's files. It is one safetensors file, replaced in one step; nothing
     is unpickled. On a CPU the continued run equals the uninterrupted one bit for bit. A checkpoint is left out while
-    all of them together would take more than ``share`` of the time: a kill costs an epoch, or with the default share 20
+    all of them together would take more than ``share`` of the time: a kill costs an epoch, or with the default share 50
     times as long as a checkpoint takes.
 
     Several processes make one checkpoint each time: all of them call everything here, the first writes. Another number
@@ -66,7 +66,7 @@ class Checkpoint(SupervisedPlugin, supports_distributed=True):  # type: ignore[c
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], about: Mapping[str, Any] | None = None, *, share: float = 0.05
+        self, folder: str | os.PathLike[str], about: Mapping[str, Any] | None = None, *, share: float = 0.02
     ) -> None:
         super().__init__()
         if not 0 < share <= 1:

@@ -122,6 +122,22 @@ def eval_transform(spec: InputSpec, *, crop: bool) -> v2.Transform:
     return _pipeline(spec, v2.Resize(shorter, interpolation=_mode(spec), antialias=True), v2.CenterCrop(spec.size))
 
 
+def resize(spec: InputSpec) -> v2.Transform:
+    """The whole image to ``size``, for ``(..., 3, H, W)`` uint8 tensors: the first part of both transforms."""
+    return _OneThread([_whole(spec)])
+
+
+def normalize(spec: InputSpec, *steps: v2.Transform) -> v2.Transform:
+    """From uint8 tensors of ``size`` to the input of the backbone, after ``steps``: the other part of them."""
+    return _OneThread(
+        [
+            *steps,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(spec.mean), list(spec.std), inplace=True),
+        ]
+    )
+
+
 def random_flip() -> v2.Transform:
     """The horizontal flip of training, half of the time; for images before or after normalisation."""
     return v2.RandomHorizontalFlip(0.5)
@@ -129,14 +145,11 @@ def random_flip() -> v2.Transform:
 
 def _pipeline(spec: InputSpec, *steps: v2.Transform) -> v2.Transform:
     """Tensor, the given steps on uint8 (several times cheaper to resize than float32), then normalisation."""
-    return _OneThread(
-        [
-            v2.RGB(),  # first, since only PIL can drop an alpha channel
-            v2.PILToTensor(),  # leaves tensors as they are
-            *steps,
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(spec.mean), list(spec.std), inplace=True),
-        ]
+    return normalize(
+        spec,
+        v2.RGB(),  # first, since only PIL can drop an alpha channel
+        v2.PILToTensor(),  # leaves tensors as they are
+        *steps,
     )
 
 

@@ -47,13 +47,20 @@ def test_train_and_test_share_no_image():
     assert not pixels & {image.numpy().tobytes() for image in test.images}
 
 
-def test_prepared_digits_equal_those_transformed_one_by_one(monkeypatch):
-    prepared = make_benchmark("digits", inputs=SMALL).test_stream[0].dataset
-    monkeypatch.setattr(memory, "_PREPARED_BYTES", 0)
-    on_the_fly = make_benchmark("digits", inputs=SMALL).test_stream[0].dataset
-    for i in (0, 5):
-        torch.testing.assert_close(prepared[i][0], on_the_fly[i][0])
-        assert prepared[i][1] == on_the_fly[i][1]
+@pytest.mark.parametrize("part", ["train_stream", "test_stream"])
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_prepared_digits_equal_those_transformed_one_by_one(augment, part, monkeypatch):
+    numbers = 1797 * 3 * SMALL.size**2  # room for all as float32, as uint8, for none
+    found = []
+    for room in (4 * numbers, 4 * numbers - 1, numbers - 1):
+        monkeypatch.setattr(memory, "_PREPARED_BYTES", room)
+        data = getattr(make_benchmark("digits", inputs=SMALL, augment=augment), part)[0].dataset
+        torch.manual_seed(0)
+        found.append([data[i] for i in range(10)])
+    for normalised, resized, on_the_fly in zip(*found):
+        torch.testing.assert_close(normalised[0], on_the_fly[0], rtol=0, atol=0.02)  # a flipped image is resized anew
+        torch.testing.assert_close(resized[0], normalised[0])
+        assert normalised[1:] == resized[1:] == on_the_fly[1:]
 
 
 @pytest.mark.parametrize("augment", ["flip", "paper"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avalanche_sdlora.heads.ridge import fit_ridge
+from avalanche_sdlora.heads.ridge import fit_ridge, ridge_scores
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from tests.library.samples import data, of
 
@@ -38,6 +38,17 @@ def test_the_penalty_has_the_least_score_of_generalised_cross_validation():
 
     assert all(score(best) <= score(best * factor) for factor in (0.01, 0.5, 0.75, 1.3, 2, 100))
     assert 1e-6 < best < 1e6
+
+
+@pytest.mark.parametrize("penalty", [None, 2.5, 1e-12])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_scores_without_weights_are_those_of_the_weights(penalty, uneven):
+    x, y = data()
+    statistics = of(x, torch.where(y == 1, 0, y) if uneven else y)
+    ridge, new = fit_ridge(statistics, penalty), x[:9].double() + 1
+    scores, chosen = ridge_scores(statistics, new, penalty)
+    torch.testing.assert_close(scores, new @ ridge.weight.T + ridge.bias, rtol=1e-7, atol=1e-9)
+    assert chosen == ridge.penalty
 
 
 def test_the_order_of_samples_classes_and_tasks_makes_no_difference():
