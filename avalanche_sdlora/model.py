@@ -181,6 +181,14 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self._trained = self.count_trainable()
         return replaced
 
+    @torch.no_grad()
+    def take_back_directions(self) -> None:
+        """Makes nothing of all directions, before another task: the features are the backbone's again."""
+        for projection, _ in self._projections().values():
+            projection.B.zero_()
+            projection.bank_B.zero_()
+        self.rewritten.copy_(self.experiences + 1)
+
     def _is_open(self) -> bool:
         """Whether every projection has a direction that trains."""
         return all(len(projection.A) for projection, _ in self._projections().values())

@@ -64,8 +64,9 @@ def _check(model: SDLoRAModel, task: int, head: str | None) -> None:
         raise ValueError(f"{name}: directions='single' trains one direction on and on, and what it was is not kept")
     if task < int(model.rewritten):
         raise ValueError(
-            f"{name}: after task {int(model.rewritten)} the directions were recompressed or distilled into each other "
-            "(rank_budget, kd_tolerance), and what they were is not kept"
+            f"{name}: at task {int(model.rewritten)} earlier directions were recompressed or distilled into each other "
+            "(rank_budget, kd_tolerance), or taken back (the default, where they do not help), and what they were is "
+            "not kept"
         )
     if model.closed_form is not None and head is None and (task < now or not model.closed_form.ready):
         raise ValueError(

@@ -214,6 +214,11 @@ class Evidence(nn.Module):
             self.harm.copy_(harm)
         return worth
 
+    def go_back(self) -> None:
+        """The features are those of the start again: nothing has been kept so far."""
+        self.moved.zero_()
+        self.harm.zero_()
+
     def clear(self) -> None:
         """Forgets everything."""
         for buffer in self.buffers():

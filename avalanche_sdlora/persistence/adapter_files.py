@@ -22,7 +22,7 @@ from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 # Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores, version 4 the
 # log loss of held-out images in the place of old classes, version 5 whether an experience has been kept, version 6 the
 # penalties of all classifiers.
-_KIND, _VERSION = "sdlora-adapters", 6
+_KIND, _VERSION = "sdlora-adapters", 7
 
 
 @dataclass(frozen=True)
@@ -214,13 +214,12 @@ def _complete(tensors: dict[str, Tensor]) -> None:
 
     Version 1 does not say what earlier tasks were, of which nothing is known; up to version 2, probabilities are the
     softmax of the scores; up to version 3, what experiences do to old classes was counted in another way; up to version
-    4, later ones were kept as if an earlier one had been; up to version 5, every experience chooses its penalties.
+    4, later ones were kept as if an earlier one had been; up to version 5, every experience chooses its penalties; up
+    to version 6, the second one did not judge the first.
     """
+    state = "closed_form._extra_state"
     if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
-        evidence, state = Evidence(len(tensors["closed_form.evidence.loss"])), "closed_form._extra_state"
-        tensors["closed_form.evidence.surprise"] = evidence.surprise
-        if state in tensors:
-            tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(1)])
+        tensors["closed_form.evidence.surprise"] = Evidence(len(tensors["closed_form.evidence.loss"])).surprise
     if tensors.pop("closed_form.evidence.harmed", None) is not None:
         tensors["closed_form.evidence.harm"] = tensors.pop("closed_form.evidence.kept").new_zeros(2)
     if "closed_form.evidence.harm" in tensors:
@@ -228,6 +227,11 @@ def _complete(tensors: dict[str, Tensor]) -> None:
         tensors.setdefault("closed_form.evidence.moved", held.new_ones(()))
         tensors.setdefault("closed_form.penalties.values", held.new_empty(0))
         tensors.setdefault("closed_form.penalties.samples", held.new_zeros(()))
+    if state in tensors and (lacking := 4 - len(tensors[state])) > 0:
+        tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(lacking)])
+    for name in [name for name in tensors if name.startswith("closed_form.sums.")]:
+        empty = tensors[name].new_empty([0] * tensors[name].dim())
+        tensors.setdefault(name.replace(".sums.", ".spare.", 1), empty)
     for name in [name for name in tensors if name.endswith(".owner")]:
         tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
     if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():

@@ -1,4 +1,4 @@
-"""What a head in closed form is given when an experience's training is over."""
+"""What a head in closed form is given before an experience is trained on, and when that is over."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from torch import Tensor
 
 from avalanche_sdlora import processes, stream
 from avalanche_sdlora.training.features import present_features
+
+
+def features_before(strategy: Any, data: Any, num_workers: int) -> Iterator[Tensor]:
+    """Features ``(n, d)``, in batches, of an experience's images as the model is before it."""
+    return (x for x, *_ in present_features(strategy.model, strategy, data, num_workers))
+
+
+def look_again(strategy: Any, data: Any, num_workers: int) -> list[Tensor]:
+    """:func:`features_before` of the second task, which may take back what the first one taught the features.
+
+    It stays if the images, of which it has seen none, are recognised clearly better than by the backbone's own features
+    (:func:`avalanche_sdlora.heads.second_look.helped`).
+    """
+    model = strategy.model
+    moved = list(present_features(model, strategy, data, num_workers))
+    with model.disabled_adapters():
+        plain = list(features_before(strategy, data, num_workers))
+    if model.closed_form.look_again([(x, z, y) for x, (z, y, _) in zip(plain, moved)]):
+        return [z for z, *_ in moved]
+    model.take_back_directions()
+    return plain
 
 
 def learn(

@@ -17,10 +17,9 @@ from avalanche_sdlora.learned import align_learned, learned_state
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.training import boundary
 from avalanche_sdlora.training.compatibility import check_strategy
-from avalanche_sdlora.training.features import present_features
 from avalanche_sdlora.training.guard import FiniteGuard, RestorePoint
 from avalanche_sdlora.training.held_out import held_out
-from avalanche_sdlora.training.lesson import learn
+from avalanche_sdlora.training.lesson import features_before, learn, look_again
 from avalanche_sdlora.training.loss import CurrentClassesLoss
 from avalanche_sdlora.training.optim import RestingRows, check_groups, fill_optimizer, holds_exactly
 from avalanche_sdlora.training.path import Epochs, PathLimit, path_of
@@ -236,7 +235,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             head.abandon()  # what an interrupted experience may have left
             if head.follows or task.repeats or self._may_go_back(model):
                 # Before the boundary, which may change the function.
-                head.remember(x for x, *_ in present_features(model, strategy, self._data, num_workers))
+                looks = head.doubts and self._may_go_back(model) and not (goes_on or task.repeats)
+                features = look_again if looks else features_before
+                head.remember(features(strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
         if not interrupted:
@@ -250,9 +251,13 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._watch(strategy)
 
     def _second_task(self, strategy: Any) -> Rotations | None:
-        """What the experience that has begun learns beside its classes, if it is the first and brings images."""
+        """What the experience that has begun learns beside its classes, if it is the first and brings images.
+
+        Not for a linear head, which predicts with what it learns of upright images.
+        """
         model, experience = strategy.model, strategy.experience
-        wanted = model.config.rotations and int(model.experiences) == 1 and not stream.is_part(experience)
+        wanted = model.config.rotations and model.closed_form is not None and int(model.experiences) == 1
+        wanted = wanted and not stream.is_part(experience)
         return Rotations(model) if wanted and can_rotate(boundary.sample_of(strategy)) else None
 
     def _groups(self, model: SDLoRAModel) -> dict[str, list[nn.Parameter]]:
@@ -360,17 +365,24 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Rotate some images of the first task."""
+        if self._rotations is not None:
+            self._rotations.before_forward(strategy)
+
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Look at a state that has been loaded in the meantime before the loss, which would not find its classes."""
         if self._loads != strategy.model.loads:
             self._check_classes(strategy)
+        if self._rotations is not None:
+            self._rotations.after_forward(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if the loss is not finite (see ``FiniteGuard``); adds the gradient of what is learned beside it."""
         if not processes.several():
             self._look(strategy)
         if self._rotations is not None:
-            self._rotations.backward(strategy)
+            self._rotations.before_backward(strategy)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""

@@ -192,7 +192,7 @@ class RanPAC(Method):
     """RanPAC with first-session adaptation (McDonnell et al., NeurIPS 2023)."""
 
     name, label, accepts = "ranpac", "RanPAC", SHARED - {"head", "drift"}
-    usual: ClassVar[Mapping[str, Any]] = {**PUBLISHED_TRAINING, "expansion": 10_000}
+    usual: ClassVar[Mapping[str, Any]] = {**PUBLISHED_TRAINING, "expansion": 10_000, "held_out": None}
     fixed = RANPAC
 
     def plugins(self) -> list[BasePlugin[Any]]:

@@ -59,12 +59,12 @@ def _story(results: Results) -> list[str]:
             f"The yardstick is what needs no training at all: {name.replace('_', ' ')} on the features of the "
             f"frozen network is right for {best['acc']:.1f} %; {_verdict(acc - best['acc'], results)}"
         )
-    back = [str(i + 1) for i, found in enumerate(results.get("decisions") or []) if found.get("kept") is False]
+    back = [str(task) for task in taken_back(results.get("decisions") or [])]
     if back:
         named = f"task{'s' if len(back) > 1 else ''} {', '.join(back)}"
         told.append(
-            f"Images held out from training judged each task: what {named} had changed in the network did not help, "
-            "and was taken back. The head has learned all classes."
+            f"Images that it had not been trained on judged each task: what {named} had changed in the network did not "
+            "help, and was taken back. The head has learned all classes."
         )
     known = (results.get("observed", {}).get("task_known") or [None])[-1]
     if known:
@@ -139,6 +139,12 @@ def details(folder: Path, results: Results) -> dict[str, Any]:
         "environment": _environment(results),
         "command": command(results),
     }
+
+
+def taken_back(records: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The tasks, from 1, whose changes of the network were taken back; the first one at the beginning of the second."""
+    first = any(record.get("first_kept") is False for record in records)
+    return [i + 1 for i, record in enumerate(records) if record.get("kept") is False or (first and i == 0)]
 
 
 def decisions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from tests.common import MLP, mlp, optimized, plain, points_stream, strategy_for
 
 PLUGINS = [getattr(relatives, name) for name in relatives.__all__]
 EVERY = [plugin for plugin in PLUGINS if plugin is not relatives.RanPACPlugin]  # which learns one direction
-FIRST = plain(rank=2, targets="*", expansion=20, **RANPAC)
+FIRST = plain(rank=2, targets="*", expansion=20, held_out=None, **RANPAC)
 
 
 def config_of(plugin):

@@ -193,7 +193,7 @@ def test_ranpac_adapts_to_the_first_task_and_makes_no_step_after_it():
             self.steps += 1
 
     look = Steps()
-    config = plain(rank=2, targets="*", expansion=20, **RANPAC)
+    config = plain(rank=2, targets="*", expansion=20, held_out=None, **RANPAC)
     strategy = strategy_for(config=config, plugins=[RanPACPlugin(), look])
     stream = points_stream()
     strategy.train(stream.train_stream[0])
