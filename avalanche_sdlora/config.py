@@ -79,9 +79,9 @@ class SDLoRAConfig:
             arXiv 2303.13199, who stop there). ``"auto"``: 6, or more where an epoch has so few steps that the ``path``
             would be gone in fewer than it needs, see :func:`avalanche_sdlora.training.path.steps_of`. The parts of an
             online stream are never gone over again.
-        rotations: Whether the first task is learned from rotated images, and also to tell by how many quarter turns,
-            where a head in closed form predicts; see :class:`avalanche_sdlora.training.rotations.Rotations`. Only square
-            images are, and none of an online stream.
+        rotations: Whether the first task also learns to tell by how many quarter turns an image has been rotated, in a
+            second pass over every batch, see :class:`avalanche_sdlora.training.rotations.Rotations`. Only square images
+            are, and none of an online stream.
         use_task_labels: Whether the task labels of a stream that has them select the classes that compete
             (task-incremental learning). With ``False`` the labels are ignored.
         multi_head: Whether a class label under two task labels means two classes, as where class labels restart in

@@ -251,13 +251,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         self._watch(strategy)
 
     def _second_task(self, strategy: Any) -> Rotations | None:
-        """What the experience that has begun learns beside its classes, if it is the first and brings images.
-
-        Not for a linear head, which predicts with what it learns of upright images.
-        """
+        """What the experience that has begun learns beside its classes, if it is the first and brings images."""
         model, experience = strategy.model, strategy.experience
-        wanted = model.config.rotations and model.closed_form is not None and int(model.experiences) == 1
-        wanted = wanted and not stream.is_part(experience)
+        wanted = model.config.rotations and int(model.experiences) == 1 and not stream.is_part(experience)
         return Rotations(model) if wanted and can_rotate(boundary.sample_of(strategy)) else None
 
     def _groups(self, model: SDLoRAModel) -> dict[str, list[nn.Parameter]]:
@@ -365,24 +361,17 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
         """Let the criterion see the current classes only, which an evaluation that failed may have changed."""
         strategy._criterion.train()
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Rotate some images of the first task."""
-        if self._rotations is not None:
-            self._rotations.before_forward(strategy)
-
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Look at a state that has been loaded in the meantime before the loss, which would not find its classes."""
         if self._loads != strategy.model.loads:
             self._check_classes(strategy)
-        if self._rotations is not None:
-            self._rotations.after_forward(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises if the loss is not finite (see ``FiniteGuard``); adds the gradient of what is learned beside it."""
         if not processes.several():
             self._look(strategy)
         if self._rotations is not None:
-            self._rotations.before_backward(strategy)
+            self._rotations.backward(strategy)
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Raises in every one of several processes if the loss of the whole batch, known by now, is not finite."""
