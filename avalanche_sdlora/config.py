@@ -67,8 +67,9 @@ class SDLoRAConfig:
         held_out: The share of each class's training images, above 0 and at most 0.5, that a head in closed form is
             judged by before it learns them, too: they choose its kind and its temperature, and where what an
             experience taught the features is clearly worse than what they were (boundary ``"continuous"``), the
-            model goes back to them. The adapters are trained on the others. None: no image is held out, and the first
-            kind of head is taken.
+            model goes back to them. The adapters are trained on the others. Then all images of the second task judge
+            the first (:func:`avalanche_sdlora.heads.second_look.helped`). None: no image is held out, the first kind of
+            head is taken, and every task is kept.
         path: How far the adapted weights may travel while the first task is learned, in units of the frozen weights'
             norm: the sum of the sizes of all steps, see :class:`avalanche_sdlora.training.path.PathLimit`. The
             optimizer's steps are shortened to keep to it, so that no learning rate diverges. A task of ``n < 500``

@@ -181,6 +181,11 @@ class SDLoRAModel(MultiTaskModule, BaseModel):
         self._trained = self.count_trainable()
         return replaced
 
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether parameters of the backbone itself have been unfrozen."""
+        return any(p.requires_grad for name, p in self.backbone.named_parameters() if ".projections." not in name)
+
     @torch.no_grad()
     def take_back_directions(self) -> None:
         """Makes nothing of all directions, before another task: the features are the backbone's again."""

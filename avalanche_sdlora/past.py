@@ -58,7 +58,7 @@ def _check(model: SDLoRAModel, task: int, head: str | None) -> None:
         )
     if not int(model.magnitudes.counts[task - 1, 0]) and model._adapters:
         raise ValueError(f"{name}: its magnitudes were not kept, by an earlier version of this package")
-    if any(p.requires_grad for n, p in model.backbone.named_parameters() if ".projections." not in n):
+    if model.trains_backbone:
         raise ValueError(f"{name}: the backbone is trained too, and its earlier weights are not kept")
     if task < now and model.config.directions == "single":
         raise ValueError(f"{name}: directions='single' trains one direction on and on, and what it was is not kept")

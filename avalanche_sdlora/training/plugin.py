@@ -236,7 +236,7 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             if head.follows or task.repeats or self._may_go_back(model):
                 # Before the boundary, which may change the function.
                 looks = head.doubts and self._may_go_back(model) and not (goes_on or task.repeats)
-                features = look_again if looks else features_before
+                features = look_again if looks and not model.trains_backbone else features_before
                 head.remember(features(strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
