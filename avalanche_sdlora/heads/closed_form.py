@@ -242,12 +242,8 @@ class ClosedFormHead(GrowingModule):
             batches: Of the second experience's images the features ``(n, d)`` of before the first, those of now, and
                 the classes ``(n,)``, in batches. In several processes, those of each one's own images.
         """
-        columns = [torch.cat(column) for column in zip(*batches)] or [
-            self.before[:0],
-            self.before[:0],
-            self.statistics.labels[:0],
-        ]
-        plain, moved, y = gather_rows(*columns)
+        none = (self.before[:0], self.before[:0], self.statistics.labels[:0])  # a process may have no images
+        plain, moved, y = gather_rows(*map(torch.cat, zip(none, *batches)))
         # What is not finite is refused by :meth:`remember`.
         finite = bool(torch.isfinite(moved).all() & torch.isfinite(plain).all())
         self.first_kept = from_first(lambda: not finite or helped(plain, moved, y))

@@ -233,11 +233,11 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             task, goes_on = self._task, True
         elif head is not None:
             head.abandon()  # what an interrupted experience may have left
-            if head.follows or task.repeats or self._may_go_back(model):
+            may_go_back = self._may_go_back(model)
+            if head.follows or task.repeats or may_go_back:
                 # Before the boundary, which may change the function.
-                looks = head.doubts and self._may_go_back(model) and not (goes_on or task.repeats)
-                features = look_again if looks and not model.trains_backbone else features_before
-                head.remember(features(strategy, self._data, num_workers))
+                looks = head.doubts and may_go_back and not (goes_on or task.repeats or model.trains_backbone)
+                head.remember((look_again if looks else features_before)(strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)
         if not interrupted:
