@@ -16,14 +16,11 @@ from avalanche_sdlora.heads.evidence import Evidence, Verdict, clearly_worse
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.growing_head import MASKED
 from avalanche_sdlora.heads.penalties import Penalties
-from avalanche_sdlora.heads.second_look import Spare, helped
+from avalanche_sdlora.heads.second_look import SecondLook
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 from avalanche_sdlora.heads.sureness import POWERS, sure
 from avalanche_sdlora.heads.trial import Images, Trial, Trials, followed, inputs, space_of
 from avalanche_sdlora.processes import all_sum, from_first, gather_rows, is_first
-
-#: What a second look may have found, by its number in a state.
-_LOOKED = (None, True, False)
 
 
 class Lesson(NamedTuple):
@@ -102,7 +99,7 @@ class ClosedFormHead(GrowingModule):
         temperature: What its scores have been divided by.
         power: ``k`` of :mod:`avalanche_sdlora.heads.sureness`; None where no images were held out: the softmax of the
             scores is all there is.
-        first_kept: While the second experience is learned, what :meth:`look_again` found; otherwise None.
+        second_look: The way back to the features of before the first experience.
 
     Raises:
         ValueError: An argument is out of range.
@@ -135,15 +132,13 @@ class ClosedFormHead(GrowingModule):
         self.penalty: float | None = None
         self.temperature = 1.0
         self.power: int | None = None
-        self.first_kept: bool | None = None
         self.candidates = candidates(kind, expansion)
         self.chosen = 0
         units = max(c.units for c in self.candidates)
         self.expand = RandomExpansion(features, units, seed) if units else None
         sizes = {space_of(c): units if c.units else features for c in self.candidates}
         self.sums = nn.ModuleDict({space: FeatureStatistics(size) for space, size in sizes.items()})
-        # Of the first experience by the features before it, until the second one has judged those after it.
-        self.spare = nn.ModuleDict({space: Spare() for space in sizes})
+        self.second_look = SecondLook(sizes)
         self.evidence = Evidence(len(self.candidates))
         self._trials = Trials(self.candidates, self.expand, self.evidence)
         self.penalties = Penalties()
@@ -153,24 +148,21 @@ class ClosedFormHead(GrowingModule):
         self.frame = Frame(features, parts) if drift == "linear" else None
 
     def get_extra_state(self) -> Tensor:
-        """Four plain attributes, which are no tensors otherwise, so that reading them never waits for a device."""
-        return torch.tensor([int(self.learning), self.chosen, self.power or 0, _LOOKED.index(self.first_kept)])
+        """Three plain attributes, which are no tensors otherwise, so that reading them never waits for a device."""
+        return torch.tensor([int(self.learning), self.chosen, self.power or 0])
 
     def set_extra_state(self, state: Tensor) -> None:
         """The opposite of :meth:`get_extra_state`.
 
         Raises:
-            ValueError: No such candidate, no power that was compared, or nothing that a second look finds.
+            ValueError: No such candidate, or no power that was compared.
         """
-        learning, chosen, power, looked = map(int, state)
+        learning, chosen, power = map(int, state)
         if not 0 <= chosen < len(self.candidates):
             raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
         if power not in (0, *POWERS):
             raise ValueError(f"power={power}: expected one of {', '.join(map(str, POWERS))}, or 0 for none")
-        if not 0 <= looked < len(_LOOKED):
-            raise ValueError(f"first_kept={looked}: expected 0 for no second look, 1 for kept, or 2 for taken back")
         self.learning, self.chosen, self.power = bool(learning), chosen, power or None
-        self.first_kept = _LOOKED[looked]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClosedFormHead:
         """Moves with the model to another device, but stays in float64 when the model takes another type."""
@@ -227,12 +219,7 @@ class ClosedFormHead(GrowingModule):
     def abandon(self) -> None:
         """Forgets that an experience has begun: the solution from before it predicts again."""
         self.replace("before", self.before[:0])
-        self.learning, self.first_kept = False, None
-
-    @property
-    def doubts(self) -> bool:
-        """Whether the next experience may show that the features are better as they were before the first."""
-        return any(len(s.labels) for s in self.spare.values())  # type: ignore[arg-type]
+        self.learning, self.second_look.found = False, None
 
     @torch.no_grad()
     def look_again(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> bool:
@@ -243,11 +230,7 @@ class ClosedFormHead(GrowingModule):
                 the classes ``(n,)``, in batches. In several processes, those of each one's own images.
         """
         none = (self.before[:0], self.before[:0], self.statistics.labels[:0])  # a process may have no images
-        plain, moved, y = gather_rows(*map(torch.cat, zip(none, *batches)))
-        # What is not finite is refused by :meth:`remember`.
-        finite = bool(torch.isfinite(moved).all() & torch.isfinite(plain).all())
-        self.first_kept = from_first(lambda: not finite or helped(plain, moved, y))
-        return self.first_kept
+        return self.second_look.judge(*gather_rows(*map(torch.cat, zip(none, *batches))))
 
     @torch.no_grad()
     def learn(
@@ -309,7 +292,7 @@ class ClosedFormHead(GrowingModule):
             raise ValueError(f"batches: {len(x)} images, but {len(self.before)} were remembered before the experience")
         base, frame = self._so_far(y, repeats, anew)
         samples = float(next(iter(base.values())).counts.sum()) + len(y)
-        known = [] if anew or self.first_kept is False else self.penalties.known(samples)
+        known = [] if anew or self.second_look.goes_back else self.penalties.known(samples)
         remembered = len(self.before) > 0 and not anew
         after = before = None
         if torch.isfinite(x).all():
@@ -322,7 +305,7 @@ class ClosedFormHead(GrowingModule):
             # The first experience moves features far, so that those before it need penalties of their own.
             own = [] if first else known if after is None else after.penalties
             before = self._trials.attempt(images._replace(x=self.before), base, frame, own)
-        if self.first_kept is False:
+        if self.second_look.goes_back:
             self.evidence.go_back()
         taken = self._better(before, after, first=first)
         verdict, as_old = taken.verdict, None
@@ -333,13 +316,15 @@ class ClosedFormHead(GrowingModule):
             else:
                 taken, verdict = before, before.verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
+        look = None
+        if before is not None and before.verdict is not None and not first:
+            look = self._trials.ahead(before, images._replace(x=self.before))
         right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
         penalties = taken.penalties or known or [None] * len(self._trials.alone)
-        looked = self.first_kept
-        self._commit(taken, verdict, rows, anew, penalties)
+        looked = self.second_look.found
+        self._commit(taken, verdict, look, rows, anew, penalties)
         if first and before is not None and taken is after:
-            for space, spare in self.spare.items():
-                spare.hold(before.base[space], before.held[space])  # type: ignore[operator]
+            self.second_look.hold(before)
         if not known:
             self.penalties.keep(penalties, samples)
         if taken is after:
@@ -366,8 +351,8 @@ class ClosedFormHead(GrowingModule):
         if anew:
             empty = {space: FeatureStatistics(len(s.second)).to(y.device) for space, s in sums.items()}
             return empty, None if self.frame is None else Frame(len(self.frame.bias), self.frame.parts).to(y.device)
-        if self.first_kept is False:
-            return {space: s.taken() for space, s in self.spare.items()}, self.frame  # type: ignore[operator]
+        if self.second_look.goes_back:
+            return self.second_look.way_back(), self.frame
         base = {space: s.copy() for space, s in sums.items()}
         if repeats and len(self.before):
             for space, s in self._trials.gathered(self.before, y, self.frame, base).items():
@@ -378,7 +363,7 @@ class ClosedFormHead(GrowingModule):
         """The features after an experience, unless those before it are clearly better or the only ones there are.
 
         The ``first`` one moves the features farthest, for all classes to come, by which it is judged at the beginning
-        of the second (:meth:`look_again`); not without images to judge it by now.
+        of the second (:class:`avalanche_sdlora.heads.second_look.SecondLook`); not without images to judge it by now.
         """
         if after is None or before is None:
             found = before if after is None else after
@@ -410,16 +395,22 @@ class ClosedFormHead(GrowingModule):
         return x, y, gather_rows(self.before)[0]
 
     def _commit(
-        self, trial: Trial, verdict: Verdict | None, rows: int, anew: bool, penalties: list[float | None]
+        self,
+        trial: Trial,
+        verdict: Verdict | None,
+        look: Verdict | None,
+        rows: int,
+        anew: bool,
+        penalties: list[float | None],
     ) -> None:
-        """Makes a trial the state of this head, with the best candidate, ``verdict`` included.
+        """Makes a trial the state of this head, with the best candidate by ``verdict``, as sure as it and ``look`` say.
 
         Penalties that are not known are chosen where they are needed, and put into the list.
         """
         if anew:
             self.evidence.clear()
         if verdict is not None:
-            self.evidence.add(verdict)
+            self.evidence.add(verdict, look)
         self.frame = trial.frame
         for space, sums in trial.base.items():
             sums.add(trial.held[space])
@@ -431,8 +422,7 @@ class ClosedFormHead(GrowingModule):
         self.replace("weight", weight.new_zeros(rows, weight.shape[1]).index_copy_(0, index, weight / self.temperature))
         self.replace("bias", bias.new_full((rows,), MASKED).index_copy_(0, index, bias / self.temperature))
         self.abandon()
-        for spare in self.spare.values():
-            spare.clear()  # type: ignore[operator]
+        self.second_look.forget()
 
     def _solved(self, penalties: list[float | None]) -> Solved:
         """The classifier that is chosen, from all statistics."""

@@ -8,13 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, at_once, surprise
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, at_once, least, surprise
 
 #: The temperatures that are compared, 20 in every decade from 0.001 to 100.
 TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
 
 #: What older experiences count for in a temperature, with every new one.
 FADING = 0.5
+
+#: What they count for in a power and a width, which depend less on how many classes there are.
+SURE_FADING = 0.8
 
 
 class Verdict(NamedTuple):
@@ -26,16 +29,30 @@ class Verdict(NamedTuple):
             of the temperature that suits the classifier best on these images and one more of any class.
         loss: ``(classifiers, temperatures)``, summed negative log likelihood of the true classes, in nats.
         doubt: ``(classifiers, temperatures)``, that sum for classes drawn evenly from those that compete.
-        surprise: ``(classifiers, 2, powers, widths)``, of each :func:`avalanche_sdlora.heads.sureness.surprise`.
         tells: ``(classifiers, n)``, whether an image says which classifier is best, see :func:`tells_which`.
+        scores: ``(classifiers, n, k)``, of the ``k`` classes that compete.
+        targets: ``(n,)``, the index of the true class among them.
     """
 
     right: Tensor
     surprisal: Tensor
     loss: Tensor
     doubt: Tensor
-    surprise: Tensor
     tells: Tensor
+    scores: Tensor
+    targets: Tensor
+
+    def of(self, classifier: int) -> Verdict:
+        """That on one of the classifiers alone."""
+        return Verdict(*(t[classifier : classifier + 1] for t in self[:-1]), self.targets)
+
+    def surprise(self) -> Tensor:
+        """:func:`avalanche_sdlora.heads.sureness.surprise` of each, ``(classifiers, 2, powers, widths)``."""
+        return torch.stack([surprise(s.double(), self.targets) for s in self.scores])
+
+    def before(self, others: Verdict) -> Verdict:
+        """That on these classifiers and then others, on the same images."""
+        return Verdict(*map(torch.cat, zip(self[:-1], others[:-1])), self.targets)
 
 
 def tells_which(y: Tensor, held: Tensor) -> Tensor:
@@ -77,10 +94,10 @@ def judge(scores: Sequence[Tensor], targets: Tensor, tells: Tensor | None = None
         losses.append(of_true.sum(1))
         doubts.append(doubt)
         surprisals.append(of_true[int((losses[-1] + doubt / max(1, n)).argmin())])
-    surprises = torch.stack([surprise(s.double(), targets) for s in scores])
     tells = torch.ones_like(targets, dtype=torch.bool) if tells is None else tells
     every = tells.expand(len(scores), n)
-    return Verdict(right, torch.stack(surprisals), torch.stack(losses), torch.stack(doubts), surprises, every)
+    summed = (torch.stack(surprisals), torch.stack(losses), torch.stack(doubts))
+    return Verdict(right, *summed, every, torch.stack(list(scores)), targets)
 
 
 def clearly_worse(loss: Tensor, before: Tensor) -> bool:
@@ -143,8 +160,10 @@ class Evidence(nn.Module):
         loss: ``(classifiers, temperatures)``, see :class:`Verdict`; older experiences count less and less, by half
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the weights of ``loss``.
-        surprise: ``(classifiers, 2, powers, widths)``, summed with the weights of ``loss``.
         recent: Number of images in ``loss``, of which the older count less.
+        surprise: ``(classifiers, 2, powers, widths)``, see :meth:`Verdict.surprise`; older experiences count less here,
+            too.
+        looked: Number of images in ``surprise``, of which the older count less.
     """
 
     held: Tensor
@@ -157,6 +176,7 @@ class Evidence(nn.Module):
     doubt: Tensor
     surprise: Tensor
     recent: Tensor
+    looked: Tensor
 
     def __init__(self, classifiers: int) -> None:
         super().__init__()
@@ -171,26 +191,32 @@ class Evidence(nn.Module):
             ("doubt", (classifiers, len(TEMPERATURES))),
             ("surprise", (classifiers, 2, len(POWERS), len(WIDTHS))),
             ("recent", ()),
+            ("looked", ()),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def add(self, verdict: Verdict) -> None:
-        """Adds an experience's verdict."""
-        n = verdict.right.shape[1]
+    def add(self, verdict: Verdict, look: Verdict | None = None) -> None:
+        """Adds an experience's verdict.
+
+        Args:
+            verdict: Says which classifier is best.
+            look: On other images; both say how sure to be (:meth:`sureness`).
+        """
+        both = [verdict] if look is None else [verdict, look]
         hits, won, lost = counts(verdict)
         self.held += verdict.tells[0].sum()
         self.hits += hits
         self.won += won
         self.lost += lost
-        for name, new in (
-            ("loss", verdict.loss),
-            ("doubt", verdict.doubt),
-            ("surprise", verdict.surprise),
-            ("recent", n),
+        for name, fading, new in (
+            ("loss", FADING, verdict.loss),
+            ("doubt", FADING, verdict.doubt),
+            ("recent", FADING, len(verdict.targets)),
+            ("surprise", SURE_FADING, sum(each.surprise() for each in both)),
+            ("looked", SURE_FADING, sum(len(each.targets) for each in both)),
         ):
-            kept = getattr(self, name)
-            kept.mul_(FADING).add_(new)
+            getattr(self, name).mul_(fading).add_(new)
 
     @torch.no_grad()
     def worth_keeping(self, before: Verdict, after: Verdict | None) -> bool:
@@ -252,7 +278,7 @@ class Evidence(nn.Module):
         loss, doubt, recent = self.loss[classifier], self.doubt[classifier], float(self.recent)
         if verdict is not None:
             loss, doubt = FADING * loss + verdict.loss[0], FADING * doubt + verdict.doubt[0]
-            recent = FADING * recent + verdict.right.shape[1]
+            recent = FADING * recent + len(verdict.targets)
         return float(TEMPERATURES[int((loss + doubt / recent).argmin())]) if recent else 1.0
 
     def sureness(self, classifier: int) -> tuple[int, float] | None:
@@ -262,8 +288,7 @@ class Evidence(nn.Module):
         right, which is what people read: a few images whose true class gets next to nothing decide the likelihood of
         the classes, and make small probabilities too small.
         """
-        if not self.recent:
+        if not self.looked:
             return None
         true, drawn = self.surprise[classifier]
-        best = int((true + drawn / self.recent).argmin())
-        return POWERS[best // len(WIDTHS)], float(WIDTHS[best % len(WIDTHS)])
+        return least(true + drawn / self.looked)

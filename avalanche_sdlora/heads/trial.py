@@ -91,6 +91,15 @@ def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None
     return frame
 
 
+def fifth(y: Tensor) -> Tensor:
+    """Every fifth image of each class, ``(n,)``, by the classes ``y (n,)``."""
+    _, own, sizes = y.unique(return_inverse=True, return_counts=True)
+    order = own.argsort(stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(y), device=y.device) - (sizes.cumsum(0) - sizes)[own[order]]
+    return place % 5 == 4
+
+
 def inputs(x: Tensor, candidate: Candidate, frame: Frame | None, expand: RandomExpansion | None) -> Tensor:
     """Features ``(n, d)`` of the present model as a candidate's linear classifier takes them, ``(n, D)``."""
     x = project(x, frame, None)
@@ -146,6 +155,33 @@ class Trials:
         scores, targets, chosen = self._scores(base, known, images, judged, frame)
         verdict = self._judge(scores, targets, images.tells[judged], self._counts(base, y[held]))
         return Trial(frame, base, kept_out, chosen, verdict)
+
+    def ahead(self, before: Trial, images: Images) -> Verdict | None:
+        """How right the candidates are of images of which nothing has been learned.
+
+        For the features of before an experience, all of its images are such, and its classes can be learned without a
+        part of them. Older classes are then as old as they will be. So more images say how sure to be than are held out
+        from training.
+
+        Args:
+            before: What the features before the experience made.
+            images: With these features.
+
+        Returns:
+            On the :func:`fifth` of the images; None where there is none.
+        """
+        x, y, *_ = images
+        judged = fifth(y)
+        if not judged.any():
+            return None
+        sums = {space: s.copy() for space, s in before.base.items()}
+        without = self.gathered(x[judged], y[judged], before.frame, sums)
+        for space, s in sums.items():
+            s.add(before.held[space])
+            s.add(without[space], -1)
+        unknown = images._replace(held=judged)
+        scores, targets, _ = self._scores(sums, before.penalties, unknown, judged, before.frame)
+        return self._judge(scores, targets, unknown.tells[judged], self._counts(sums, y[judged]))
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -204,12 +240,11 @@ class Trials:
             return verdict
 
         def cooled(i: int) -> Tensor:
-            own = Verdict(*(t[i - first : i - first + 1] for t in verdict))
-            return scores[i - first] / self.evidence.temperature(i, own)
+            return scores[i - first] / self.evidence.temperature(i, verdict.of(i - first))
 
         shares = [c.shares(counts) for c in self.mixtures]
-        mixed = judge([torch.stack([s * cooled(i) for i, s in of.items()]).sum(0) for of in shares], targets, tells)
-        return Verdict(*(torch.cat(pair) for pair in zip(mixed, verdict)))
+        mixed = [torch.stack([s * cooled(i) for i, s in of.items()]).sum(0) for of in shares]
+        return judge(mixed, targets, tells).before(verdict)
 
     def _scores(
         self,

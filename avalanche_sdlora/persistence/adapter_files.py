@@ -21,8 +21,9 @@ from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 
 # Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores, version 4 the
 # log loss of held-out images in the place of old classes, version 5 whether an experience has been kept, version 6 the
-# penalties of all classifiers.
-_KIND, _VERSION = "sdlora-adapters", 7
+# penalties of all classifiers, version 7 the way back to before the first task, version 8 how many images have said how
+# sure to be.
+_KIND, _VERSION = "sdlora-adapters", 8
 
 
 @dataclass(frozen=True)
@@ -215,23 +216,31 @@ def _complete(tensors: dict[str, Tensor]) -> None:
     Version 1 does not say what earlier tasks were, of which nothing is known; up to version 2, probabilities are the
     softmax of the scores; up to version 3, what experiences do to old classes was counted in another way; up to version
     4, later ones were kept as if an earlier one had been; up to version 5, every experience chooses its penalties; up
-    to version 6, the second one did not judge the first.
+    to version 6, the second one did not judge the first; up to version 7, the same images said how sure to be as which
+    classifier is best, and the state of the second look was part of the head's.
     """
     state = "closed_form._extra_state"
     if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
-        tensors["closed_form.evidence.surprise"] = Evidence(len(tensors["closed_form.evidence.loss"])).surprise
+        empty = Evidence(len(tensors["closed_form.evidence.loss"]))
+        tensors["closed_form.evidence.surprise"], tensors["closed_form.evidence.looked"] = empty.surprise, empty.looked
     if tensors.pop("closed_form.evidence.harmed", None) is not None:
         tensors["closed_form.evidence.harm"] = tensors.pop("closed_form.evidence.kept").new_zeros(2)
+    if "closed_form.evidence.recent" in tensors:
+        tensors.setdefault("closed_form.evidence.looked", tensors["closed_form.evidence.recent"])
     if "closed_form.evidence.harm" in tensors:
         held = tensors["closed_form.evidence.held"]
         tensors.setdefault("closed_form.evidence.moved", held.new_ones(()))
         tensors.setdefault("closed_form.penalties.values", held.new_empty(0))
         tensors.setdefault("closed_form.penalties.samples", held.new_zeros(()))
-    if state in tensors and (lacking := 4 - len(tensors[state])) > 0:
-        tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(lacking)])
+    if state in tensors:
+        learning, chosen, power, looked = [*tensors[state].tolist(), 0, 0][:4]
+        tensors[state] = torch.tensor([learning, chosen, power])
+        tensors.setdefault("closed_form.second_look._extra_state", torch.tensor(looked))
+    for name in [name for name in tensors if name.startswith("closed_form.spare.")]:
+        tensors[name.replace(".spare.", ".second_look.spare.", 1)] = tensors.pop(name)
     for name in [name for name in tensors if name.startswith("closed_form.sums.")]:
         empty = tensors[name].new_empty([0] * tensors[name].dim())
-        tensors.setdefault(name.replace(".sums.", ".spare.", 1), empty)
+        tensors.setdefault(name.replace(".sums.", ".second_look.spare.", 1), empty)
     for name in [name for name in tensors if name.endswith(".owner")]:
         tensors.setdefault(f"{name.removesuffix('owner')}norm", torch.ones(len(tensors[name])))
     if {"head.row_of", "magnitudes.alpha", "experiences"} <= tensors.keys():

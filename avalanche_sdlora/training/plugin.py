@@ -236,7 +236,9 @@ class SDLoRAPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore
             may_go_back = self._may_go_back(model)
             if head.follows or task.repeats or may_go_back:
                 # Before the boundary, which may change the function.
-                looks = head.doubts and may_go_back and not (goes_on or task.repeats or model.trains_backbone)
+                looks = (
+                    head.second_look.doubts and may_go_back and not (goes_on or task.repeats or model.trains_backbone)
+                )
                 head.remember((look_again if looks else features_before)(strategy, self._data, num_workers))
         self._task, self._told = task, False
         replaced = model.begin_experience(classes, goes_on)

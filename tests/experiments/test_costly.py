@@ -69,7 +69,7 @@ def test_the_path_ends_where_the_model_is(magnitudes):
 
 
 def test_a_run_whose_head_reads_several_blocks_has_all_figures(monkeypatch):
-    monkeypatch.setattr("avalanche_sdlora.heads.closed_form.helped", lambda *features: True)  # or there is no path
+    monkeypatch.setattr("avalanche_sdlora.heads.second_look.helped", lambda *features: True)  # or there is no path
     labels = torch.arange(4).repeat_interleave(6)
     data = TensorDataset(torch.randn(24, 3, 32, 32), labels)
     stream = nc_benchmark(data, data, 2, task_labels=False, shuffle=False)

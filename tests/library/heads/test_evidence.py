@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge, tells_which
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, plain_sure, sure
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, least, plain_sure, sure
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
 
@@ -27,8 +27,9 @@ def verdict_of(right):
         torch.zeros(right.shape),
         torch.zeros(n, 101),
         torch.zeros(n, 101),
-        torch.zeros(n, 2, len(POWERS), len(WIDTHS)),
         torch.ones_like(right),
+        torch.zeros(n, right.shape[1], 2),
+        torch.zeros(right.shape[1], dtype=torch.long),
     )
 
 

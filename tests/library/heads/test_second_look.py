@@ -7,7 +7,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 
 from avalanche_sdlora import SDLoRAConfig
-from avalanche_sdlora.heads import closed_form
+from avalanche_sdlora.heads import second_look
 from avalanche_sdlora.heads.closed_form import ClosedFormHead
 from avalanche_sdlora.heads.second_look import helped, surprisal
 from tests.common import points_stream, snapshot, strategy_for
@@ -59,8 +59,8 @@ def begun():
 
 def test_taken_back_it_is_the_head_of_the_features_before(begun):
     head, plain, held, (y, noise, apart) = begun
-    assert head.doubts
-    assert not plain.doubts
+    assert head.second_look.doubts
+    assert not plain.second_look.doubts
     fresh = ClosedFormHead(12, expansion=50, drift="linear")
     assert not head.look_again([(apart[:30], noise[:30], y[:30] + 4), (apart[30:], noise[30:], y[30:] + 4)])
     fresh.load_state_dict(head.state_dict())
@@ -68,8 +68,8 @@ def test_taken_back_it_is_the_head_of_the_features_before(begun):
         each.remember([apart])
         lesson = each.learn([(apart, y + 4)], 8, held=held)
         assert lesson.first_kept is (None if each is plain else False)
-        assert not each.doubts
-        assert each.first_kept is None
+        assert not each.second_look.doubts
+        assert each.second_look.found is None
         for space, sums in plain.sums.items():
             torch.testing.assert_close(each.sums[space].second, sums.second)
             torch.testing.assert_close(each.sums[space].sums, sums.sums)
@@ -82,7 +82,7 @@ def test_kept_it_goes_on_and_nothing_is_doubted_any_more(begun):
     for each in (head, unasked):
         each.remember([apart])
         each.learn([(apart, y + 4)], 8, held=held, may_go_back=True)
-        assert not each.doubts
+        assert not each.second_look.doubts
     torch.testing.assert_close(head.weight, unasked.weight)
 
 
@@ -107,7 +107,7 @@ def learned(monkeypatch, *, helps, fails=False):
     torch.manual_seed(0)
     x = torch.randn(5, 8)
     features = Features(x, fails)
-    monkeypatch.setattr(closed_form, "helped", lambda plain, moved, y: helps)
+    monkeypatch.setattr(second_look, "helped", lambda plain, moved, y: helps)
     strategy = strategy_for(
         config=SDLoRAConfig(rank=2, targets="*", expansion=50, first_epochs=1), train_epochs=1, plugins=[features]
     )
@@ -138,5 +138,5 @@ def test_a_second_experience_that_fails_takes_nothing_back(monkeypatch):
         strategy.train(second)
     after = snapshot(strategy.model)
     assert all(torch.equal(t, after[name]) for name, t in before.items() if not name.startswith("head.row"))
-    assert strategy.model.closed_form.doubts
+    assert strategy.model.closed_form.second_look.doubts
     assert len(features.seen) == 2
