@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     def of(self, classifier: int) -> Verdict:
         """That on one of the classifiers alone."""
-        return Verdict(*(t[classifier : classifier + 1] for t in self[:-1]), self.targets)
+        return Verdict(*(t[classifier : classifier + 1] for t in self[:-1]), targets=self.targets)
 
     def surprise(self) -> Tensor:
         """:func:`avalanche_sdlora.heads.sureness.surprise` of each, ``(classifiers, 2, powers, widths)``."""
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
     def before(self, others: Verdict) -> Verdict:
         """That on these classifiers and then others, on the same images."""
-        return Verdict(*map(torch.cat, zip(self[:-1], others[:-1])), self.targets)
+        return Verdict(*map(torch.cat, zip(self[:-1], others[:-1])), targets=self.targets)
 
 
 def tells_which(y: Tensor, held: Tensor) -> Tensor:

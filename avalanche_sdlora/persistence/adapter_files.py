@@ -221,8 +221,8 @@ def _complete(tensors: dict[str, Tensor]) -> None:
     """
     state = "closed_form._extra_state"
     if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
-        empty = Evidence(len(tensors["closed_form.evidence.loss"]))
-        tensors["closed_form.evidence.surprise"], tensors["closed_form.evidence.looked"] = empty.surprise, empty.looked
+        none = Evidence(len(tensors["closed_form.evidence.loss"]))
+        tensors["closed_form.evidence.surprise"], tensors["closed_form.evidence.looked"] = none.surprise, none.looked
     if tensors.pop("closed_form.evidence.harmed", None) is not None:
         tensors["closed_form.evidence.harm"] = tensors.pop("closed_form.evidence.kept").new_zeros(2)
     if "closed_form.evidence.recent" in tensors:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge, tells_which
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, least, plain_sure, sure
+from avalanche_sdlora.heads.sureness import plain_sure, sure
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
 
