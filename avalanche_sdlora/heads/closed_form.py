@@ -316,13 +316,15 @@ class ClosedFormHead(GrowingModule):
             else:
                 taken, verdict = before, before.verdict
         losses = [self._loss(v) for v in (after and after.verdict, before and before.verdict, as_old)]
-        look = None
-        if before is not None and before.verdict is not None and not first:
-            look = self._trials.ahead(before, images._replace(x=self.before))
         right_before = None if before is None or before.verdict is None else int(self._best(before.verdict)[0].sum())
         penalties = taken.penalties or known or [None] * len(self._trials.alone)
         looked = self.second_look.found
-        self._commit(taken, verdict, look, rows, anew, penalties)
+        if anew:
+            self.evidence.clear()
+        if verdict is not None:
+            look = None if before is None or first else self._trials.ahead(before, images._replace(x=self.before))
+            self.evidence.add(verdict, look)
+        self._commit(taken, rows, penalties)
         if first and before is not None and taken is after:
             self.second_look.hold(before)
         if not known:
@@ -394,23 +396,11 @@ class ClosedFormHead(GrowingModule):
         x, y = gather_rows(x, y)
         return x, y, gather_rows(self.before)[0]
 
-    def _commit(
-        self,
-        trial: Trial,
-        verdict: Verdict | None,
-        look: Verdict | None,
-        rows: int,
-        anew: bool,
-        penalties: list[float | None],
-    ) -> None:
-        """Makes a trial the state of this head, with the best candidate by ``verdict``, as sure as it and ``look`` say.
+    def _commit(self, trial: Trial, rows: int, penalties: list[float | None]) -> None:
+        """Makes a trial the state of this head, with the best candidate, as sure as held-out images say.
 
         Penalties that are not known are chosen where they are needed, and put into the list.
         """
-        if anew:
-            self.evidence.clear()
-        if verdict is not None:
-            self.evidence.add(verdict, look)
         self.frame = trial.frame
         for space, sums in trial.base.items():
             sums.add(trial.held[space])

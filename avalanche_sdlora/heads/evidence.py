@@ -44,15 +44,20 @@ class Verdict(NamedTuple):
 
     def of(self, classifier: int) -> Verdict:
         """That on one of the classifiers alone."""
-        return Verdict(*(t[classifier : classifier + 1] for t in self[:-1]), targets=self.targets)
+        return self._replace(**{name: t[classifier : classifier + 1] for name, t in self._each().items()})
+
+    def before(self, others: Verdict) -> Verdict:
+        """That on these classifiers and then others, on the same images."""
+        also = others._each()
+        return self._replace(**{name: torch.cat([t, also[name]]) for name, t in self._each().items()})
 
     def surprise(self) -> Tensor:
         """:func:`avalanche_sdlora.heads.sureness.surprise` of each, ``(classifiers, 2, powers, widths)``."""
         return torch.stack([surprise(s.double(), self.targets) for s in self.scores])
 
-    def before(self, others: Verdict) -> Verdict:
-        """That on these classifiers and then others, on the same images."""
-        return Verdict(*map(torch.cat, zip(self[:-1], others[:-1])), targets=self.targets)
+    def _each(self) -> dict[str, Tensor]:
+        """What has a row for each classifier."""
+        return {name: t for name, t in self._asdict().items() if name != "targets"}
 
 
 def tells_which(y: Tensor, held: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge, tells_which
-from avalanche_sdlora.heads.sureness import plain_sure, sure
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, least, plain_sure, sure
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
 
@@ -125,6 +125,37 @@ def test_probabilities_that_no_temperature_mends_say_how_often_they_are_right():
     new = sure(s[2000:] / width, power, torch.zeros(1, 40).bool()).softmax(1)
     cooled = (s[2000:] / evidence.temperature(0)).softmax(1)
     assert expected_calibration_error(new, y[2000:]) < 0.03 < expected_calibration_error(cooled, y[2000:])
+
+
+def test_a_look_ahead_says_how_sure_to_be_and_nothing_of_which_is_best():
+    good, y = scores(signal=3.0)
+    poor, other = scores(signal=0.5, seed=1)
+    alone, both = Evidence(1), Evidence(1)
+    verdict = judge([good], y)
+    alone.add(verdict)
+    both.add(verdict, judge([poor], other))
+    assert (both.hits, both.recent, both.looked) == (alone.hits, alone.recent, 2 * alone.looked)
+    assert both.temperature(0) == alone.temperature(0)
+    none = torch.zeros(1, 4).bool()
+    confident = [
+        sure(poor / width, power, none).softmax(1).amax(1).mean() for power, width in map(sureness, (alone, both))
+    ]
+    right = (poor.argmax(1) == other).double().mean()
+    assert confident[0] > confident[1] > right  # half of the images are of the other kind
+
+
+def sureness(evidence):
+    return evidence.sureness(0)
+
+
+def test_the_least_loss_is_found_between_two_widths():
+    for true in (0.031, 0.5, 77.0):
+        losses = torch.full((len(POWERS), len(WIDTHS)), 9.0, dtype=torch.float64)
+        losses[2] = (WIDTHS.log() - torch.tensor(true).log()).square()
+        assert least(losses) == (POWERS[2], pytest.approx(true, rel=1e-6))
+    losses[2] = WIDTHS
+    assert least(losses) == (POWERS[2], WIDTHS[0])
+    assert least(torch.zeros_like(losses)) == (POWERS[0], WIDTHS[0])
 
 
 def test_sure_logits_keep_the_order_and_leave_masked_classes_out():
