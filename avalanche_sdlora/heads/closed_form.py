@@ -294,6 +294,7 @@ class ClosedFormHead(GrowingModule):
         samples = float(next(iter(base.values())).counts.sum()) + len(y)
         known = [] if anew or self.second_look.goes_back else self.penalties.known(samples)
         remembered = len(self.before) > 0 and not anew
+        still = images._replace(x=self.before)
         after = before = None
         if torch.isfinite(x).all():
             moves = remembered and len(self.statistics.labels) > 0
@@ -304,7 +305,7 @@ class ClosedFormHead(GrowingModule):
         if remembered and may_go_back:
             # The first experience moves features far, so that those before it need penalties of their own.
             own = [] if first else known if after is None else after.penalties
-            before = self._trials.attempt(images._replace(x=self.before), base, frame, own)
+            before = self._trials.attempt(still, base, frame, own)
         if self.second_look.goes_back:
             self.evidence.go_back()
         taken = self._better(before, after, first=first)
@@ -322,7 +323,7 @@ class ClosedFormHead(GrowingModule):
         if anew:
             self.evidence.clear()
         if verdict is not None:
-            look = None if before is None or first else self._trials.ahead(before, images._replace(x=self.before))
+            look = None if before is None or first else self._trials.ahead(before, still)
             self.evidence.add(verdict, look)
         self._commit(taken, rows, penalties)
         if first and before is not None and taken is after:

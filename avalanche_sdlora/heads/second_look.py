@@ -145,10 +145,7 @@ def surprisal(x: Tensor, y: Tensor) -> Tensor:
         y: Their classes ``(n,)``, of each at least two.
     """
     classes, index = y.unique(return_inverse=True)
-    order = index.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)  # classes one after another,
-    fold = place % FOLDS  # so that each part has its share of each
+    fold = index.argsort(stable=True).argsort() % FOLDS  # classes one after another: each part has its share of each
     scores = torch.zeros(len(x), len(classes), dtype=torch.float64, device=x.device)
     for part in fold.unique():
         judged = fold == part

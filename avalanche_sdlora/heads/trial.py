@@ -94,10 +94,8 @@ def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None
 def fifth(y: Tensor) -> Tensor:
     """Every fifth image of each class, ``(n,)``, by the classes ``y (n,)``."""
     _, own, sizes = y.unique(return_inverse=True, return_counts=True)
-    order = own.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(y), device=y.device) - (sizes.cumsum(0) - sizes)[own[order]]
-    return place % 5 == 4
+    place = own.argsort(stable=True).argsort()  # classes one after another
+    return (place - (sizes.cumsum(0) - sizes)[own]) % 5 == 4
 
 
 def inputs(x: Tensor, candidate: Candidate, frame: Frame | None, expand: RandomExpansion | None) -> Tensor:

@@ -137,15 +137,10 @@ def test_a_look_ahead_says_how_sure_to_be_and_nothing_of_which_is_best():
     assert (both.hits, both.recent, both.looked) == (alone.hits, alone.recent, 2 * alone.looked)
     assert both.temperature(0) == alone.temperature(0)
     none = torch.zeros(1, 4).bool()
-    confident = [
-        sure(poor / width, power, none).softmax(1).amax(1).mean() for power, width in map(sureness, (alone, both))
-    ]
+    widths = [each.sureness(0) for each in (alone, both)]
+    confident = [sure(poor / width, power, none).softmax(1).amax(1).mean() for power, width in widths]
     right = (poor.argmax(1) == other).double().mean()
     assert confident[0] > confident[1] > right  # half of the images are of the other kind
-
-
-def sureness(evidence):
-    return evidence.sureness(0)
 
 
 def test_the_least_loss_is_found_between_two_widths():
