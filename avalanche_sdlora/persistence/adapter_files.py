@@ -233,9 +233,12 @@ def _complete(tensors: dict[str, Tensor]) -> None:
         tensors.setdefault("closed_form.penalties.values", held.new_empty(0))
         tensors.setdefault("closed_form.penalties.samples", held.new_zeros(()))
     if state in tensors:
-        learning, chosen, power, looked = [*tensors[state].tolist(), 0, 0][:4]
-        tensors[state] = torch.tensor([learning, chosen, power])
-        tensors.setdefault("closed_form.second_look._extra_state", torch.tensor(looked))
+        looked = torch.tensor(0)
+        if (lacking := 3 - len(tensors[state])) > 0:
+            tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(lacking)])
+        elif lacking == -1:
+            tensors[state], looked = tensors[state][:3].clone(), tensors[state][3].clone()
+        tensors.setdefault("closed_form.second_look._extra_state", looked)
     for name in [name for name in tensors if name.startswith("closed_form.spare.")]:
         tensors[name.replace(".spare.", ".second_look.spare.", 1)] = tensors.pop(name)
     for name in [name for name in tensors if name.startswith("closed_form.sums.")]:
