@@ -17,6 +17,7 @@ import experiments.run
 import experiments.whole_run
 from avalanche_sdlora import Checkpoint
 from experiments.arguments import Arguments
+from tests.few_digits import use_few
 
 SETTINGS = {
     "tasks": 2,
@@ -61,6 +62,7 @@ def killed(pid, moment):
 
 def main(folder, seed, kills):
     """One uninterrupted run in FOLDER/whole; one in FOLDER/killed that is killed up to ``kills`` times."""
+    use_few()
     # Checkpoints at every possible moment, though a run so short would leave most of them out.
     experiments.whole_run.Checkpoint = partial(Checkpoint, share=1.0)
     output, draw, count = folder / "killed", random.Random(seed), 0

@@ -26,9 +26,11 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_han
 import experiments.run
 import experiments.whole_run
 from avalanche_sdlora import Checkpoint, processes
+from avalanche_sdlora.processes import lifeline
+from tests.few_digits import use_few
 from tests.together import stat_of
 
-SETTINGS = "--tasks 2 --epochs 2 --batch_size 128 --image_size 8 --seed 3 --device cpu"
+SETTINGS = "--tasks 2 --epochs 2 --batch_size 32 --image_size 8 --seed 3 --device cpu"
 METHOD = "--sdlora.rank 2 --sdlora.expansion 50 --sdlora.first_epochs 2"
 OPTIONS = [*SETTINGS.split(), *METHOD.split()]
 FIGURES = ["--baselines", "true", "--figures", "default"]
@@ -166,11 +168,23 @@ class Fails(SupervisedPlugin, supports_distributed=True):
             raise self.error
 
 
+class Slow(SupervisedPlugin, supports_distributed=True):
+    """Waits in every epoch for longer than processes take to notice that one is lost."""
+
+    def before_training_epoch(self, strategy, **kwargs):
+        time.sleep(2 * lifeline.EVERY)
+
+
+def slow(strategy):
+    strategy.plugins.append(Slow())
+
+
 def failing(where, error):
     return lambda strategy: strategy.plugins.append(Fails(where, error))
 
 
 def main(folder, seed):
+    use_few()
     SubprocessHandler._popen = start_process
     experiments.whole_run.Checkpoint = partial(Checkpoint, share=1.0)
     draw, found = random.Random(seed), {}
@@ -180,7 +194,7 @@ def main(folder, seed):
         (folder / "launches.json").write_text(json.dumps(found))
 
     def moment():
-        return draw.uniform(0, 0.1)  # an epoch takes little longer
+        return draw.uniform(0, 0.05)  # an epoch takes longer
 
     run("alone", None, "alone", more=FIGURES)
     run("whole", 2, "whole", more=FIGURES)
@@ -190,7 +204,7 @@ def main(folder, seed):
     run("all", 2, "killed", lose="all", after=moment())
     run("resumed", 2, "killed")
     run("resumed by one", 1, "one")
-    run("launcher", 2, "orphans", lose="launcher", after=moment())
+    run("launcher", 2, "orphans", lose="launcher", after=moment(), watch=slow)
     run("training", 2, "training", watch=failing("after_forward", ValueError("an image that cannot be read")))
     run("evaluation", 2, "evaluation", watch=failing("after_eval_forward", KeyError("cat")))
     run("interrupt", 2, "interrupt", lose=0, by=signal.SIGINT, after=moment())

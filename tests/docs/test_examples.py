@@ -7,13 +7,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import sklearn.datasets
 from PIL import Image
 
 import avalanche_sdlora
 from avalanche_sdlora import Checkpoint, SDLoRAConfig, SDLoRAStrategy, load_model, read_adapters
+from tests.few_digits import use_few
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -21,9 +20,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs an example with these words behind it, on every eighth of the digits, and gives its globals."""
-    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
-    few = np.concatenate([np.flatnonzero(labels == label)[::8] for label in range(10)])
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (pixels[few], labels[few]))
+    use_few(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
@@ -94,10 +91,9 @@ def test_a_run_that_is_killed_goes_on(run, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_make_one_run(tmp_path):
-    words = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), "resumed_and_distributed.py"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *words, str(tmp_path)],
-        cwd=EXAMPLES,
+        [*torchrun, "-m", "tests.few_digits", EXAMPLES / "resumed_and_distributed.py", tmp_path],
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.arguments import Arguments
 from experiments.run import run
+from tests.few_digits import use_few
 
 #: Digits have 8 x 8 pixels; a small random expansion, since solving a large one takes most of the time of a short run.
 QUICK = {
@@ -17,14 +18,21 @@ QUICK = {
 }
 
 
+@pytest.fixture(scope="package", autouse=True)
+def few_digits():
+    with pytest.MonkeyPatch.context() as patch:
+        use_few(patch.setattr)
+        yield
+
+
 @pytest.fixture(scope="session")
 def quick():
     """Arguments of a run on digits that takes few seconds."""
     return QUICK
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, request):
+@pytest.fixture(scope="package")
+def finished(few_digits, tmp_path_factory, request):
     """A finished run on digits: its results and its folder. The processes of one call of pytest share it."""
     base = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):  # the folder of one of pytest-xdist's processes lies in that of all

@@ -14,7 +14,7 @@ from avalanche_sdlora.metrics import AccuracyMatrix
 from experiments.compare import __main__ as compare
 from experiments.compare.cluster import CellJob, parse_settings
 from experiments.compare.folder import collect, remember_order
-from experiments.compare.grid import GRIDS, plan, read_grid
+from experiments.compare.grid import GRIDS, Cell, plan, read_grid
 from experiments.compare.tables import write_comparison
 from experiments.finished import material, material_of
 from experiments.results import environment
@@ -175,6 +175,13 @@ def test_bad_input_is_refused_before_anything_is_run(arguments, message, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+class FailingCell(Cell):
+    """A run that fails at once, since its imports alone would take seconds."""
+
+    def command(self):
+        return [sys.executable, "-c", "raise SystemExit('error: no such image')"]
+
+
 #: A run that takes little longer than its imports.
 SHORT = {"tasks": 3, "epochs": 1, "backbone": "vit_micro_patch4_32.formula", "device": "cpu"}
 
@@ -194,7 +201,7 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(
     few_images, tmp_path, monkeypatch, capsys
 ):
     grid, output = tmp_path / "grid.toml", tmp_path / "out"
-    grid.write_text("[finished]\n[fails]\nsdlora.rank = 129\n[runs]\nsdlora.rank = 1\nsdlora.expansion = 50\n")
+    grid.write_text("[finished]\n[fails]\nsdlora.rank = 3\n[runs]\nsdlora.rank = 1\nsdlora.expansion = 50\n")
     done, _, missing = plan([few_images], read_grid(str(grid)), [3], output, SHORT)
     finish(done, 50.0)
     before = (done.folder / "results.json").stat().st_mtime_ns
@@ -213,7 +220,9 @@ def test_missing_cells_are_run_a_failure_stops_no_other_and_finished_ones_stay(
         *options,
     ]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match=r"1 cells failed(?s:.*), fails, seed 3: .*rank 129"):
+    commands = {"fails": FailingCell.command, "runs": Cell.command}
+    monkeypatch.setattr(Cell, "command", lambda self: commands[self.method](self))
+    with pytest.raises(SystemExit, match=r"1 cells failed(?s:.*), fails, seed 3: error: no such image"):
         compare.main()
     assert "2 to run" in capsys.readouterr().out
     assert (done.folder / "results.json").stat().st_mtime_ns == before
@@ -273,11 +282,12 @@ def test_parameters_of_submitit_are_read_as_numbers_and_texts(monkeypatch):
 
 @pytest.mark.slow
 def test_cells_are_jobs_of_a_cluster_which_go_on_when_they_are_preempted(few_images, tmp_path):
-    grid = {"good": {"sdlora.rank": 2, "sdlora.expansion": 50}, "bad": {"sdlora.rank": 129}}
+    grid = {"good": {"sdlora.rank": 2, "sdlora.expansion": 50}, "bad": {"sdlora.rank": 3}}
     good, bad = plan([few_images], grid, [0], tmp_path, SHORT)
+    bad = FailingCell(bad.stream, bad.method, bad.resolved)
     (failure,) = compare.compare([good, bad], tmp_path, jobs=2, launcher="local", settings={"timeout_min": 10})
     assert "bad, seed 0" in failure
-    assert "rank 129" in failure
+    assert "error: no such image" in failure
     assert good.finished()["config"]["rank"] == 2
     again = pickle.loads(pickle.dumps(CellJob(good, 1).checkpoint()))
     assert again.function == CellJob(good, 1)

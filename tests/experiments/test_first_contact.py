@@ -241,7 +241,7 @@ def test_which_images_these_are_is_said_at_the_start(finished, quick, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         command.run(Arguments("digits", output=str(tmp_path / "out"), baselines=False, **quick), watch=stop)
     said = capsys.readouterr().out
-    assert "images: scikit-learn's handwritten digits: 1433 training and 364 test images" in said
+    assert "images: scikit-learn's handwritten digits: 179 training and 50 test images" in said
     assert "computing in float32 on cpu" in said or "computing in bfloat16 on cpu" in said
     assert Path(tmp_path / "out").is_dir()
 
@@ -254,7 +254,7 @@ def test_results_name_the_classes_and_say_how_each_is_recognised(finished, capsy
     assert results["balanced_acc"] == pytest.approx(sum(results["class_accuracy"].values()) / 10)
     assert 0 <= results["calibration_error"] <= 1
     assert all(0 < found["balanced_acc"] <= 100 for found in results["baselines"].values())
-    assert results["caption"] == "scikit-learn's handwritten digits: 1433 training and 364 test images"
+    assert results["caption"] == "scikit-learn's handwritten digits: 179 training and 50 test images"
     assert (output / "figures" / "reliability.svg").stat().st_size > 1000
     show(results)
     said = capsys.readouterr().out

@@ -17,7 +17,7 @@ def test_results_are_complete(finished):
     results, output = finished
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
     assert [len(row) for row in results["accuracy_matrix"]] == [1, 2, 3, 4, 5]
-    assert sum(results["test_samples"]) == 364
+    assert sum(results["test_samples"]) == 50
     assert results["baselines"]["ridge"]["acc"] > 80
     assert [len(m) for m in results["magnitudes"]] == [1, 2, 3, 4, 5]
     kept = [told["kept"] for told in results["parameters"]]
@@ -32,7 +32,7 @@ def test_results_are_complete(finished):
     assert all(
         k >= a for known, acc in zip(observed["task_known"], results["accuracy_matrix"]) for k, a in zip(known, acc)
     )
-    assert sum(count for *_, count in observed["confusion"]) == 364
+    assert sum(count for *_, count in observed["confusion"]) == 50
     assert [len(row) for row in observed["distances"]] == [1, 2, 3, 4, 5]
     assert (output / "report.html").stat().st_size < 2e6
     assert (output / "figures" / "accuracy_matrix.svg").read_text().startswith("<svg")

@@ -9,7 +9,7 @@ from tests.common import image_stream, mlp, points_stream, strategy_for, tiny_vi
 
 def lengths(plugin):
     """The numbers of tokens that each experience was trained on, and those from which features were gathered."""
-    model = SDLoRAModel(tiny_vit(num_classes=0, patch_size=8), SDLoRAConfig(rank=2, held_out=None))
+    model = SDLoRAModel(tiny_vit(num_classes=0, patch_size=8), SDLoRAConfig(rank=2, expansion=20, held_out=None))
     strategy, seen = strategy_for(model, None, plugins=[plugin]), []
     model.backbone.blocks[0].register_forward_hook(
         lambda block, inputs, output: seen[-1][block.training].add(output.shape[1])
