@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_sdlora.heads.noise import length_of_noise
-from avalanche_sdlora.heads.ridge import ALONE, rounding
+from avalanche_sdlora.heads.ridge import LEAST_LEFT, rounding
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 
@@ -96,7 +96,7 @@ def lda_without(statistics: FeatureStatistics, x: Tensor, own: Tensor, counts: T
     uu, xu = (u * Pu).sum(1), (x * Pu).sum(1)
     moved = kept[own] / (n_c - 1)
     removed = scatter * n_c / (n_c - 1)
-    gained = (removed / (1 - removed * uu).clamp(min=ALONE))[:, None]
+    gained = (removed / (1 - removed * uu).clamp(min=LEAST_LEFT))[:, None]
     # What a mean m_k gives with x, with itself and with u, in the metric of all; the own class's has moved.
     mx, mm, mu = x @ weight.T, (weight * m).sum(1).repeat(len(x), 1), u @ weight.T
     place = own[:, None]

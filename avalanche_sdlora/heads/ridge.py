@@ -10,7 +10,7 @@ from torch import Tensor
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
 #: At least so much of a sample's own metric, which would be 1, is taken to be left without it: else rounding decides.
-ALONE = 1e-9
+LEAST_LEFT = 1e-9
 
 
 class Ridge(NamedTuple):
@@ -136,7 +136,7 @@ def _without(statistics: FeatureStatistics, regression: Centred, inverse: Invers
     uu, uv, vv = (u * Pu).sum(1), (v[own] * Pu).sum(1), (v[present] * Pv).sum(1)[place]
     # (1 - K S) z = (1 + t / classes, 1) for K = ((a, b), (b, 0)) and S = ((uu, uv), (uv, vv)), by Cramer's rule
     first, rest = 1 + t / classes, 1 - b * uv
-    determinant = (rest * (rest - a * uu) - b * uu * (a * uv + b * vv)).clamp(min=ALONE)
+    determinant = (rest * (rest - a * uu) - b * uu * (a * uv + b * vv)).clamp(min=LEAST_LEFT)
     z_u = (first * rest + a * uv + b * vv) / determinant
     z_v = (rest - a * uu + first * b * uu) / determinant
     lost = b * (uu * z_u + uv * z_v)

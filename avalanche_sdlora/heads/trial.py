@@ -174,7 +174,7 @@ class Trials:
             return None
         judged = judged[:: -(-len(judged) // JUDGED)]
         known = images._replace(held=torch.zeros_like(images.held))
-        scores, targets, _ = self._scores(sums, before.penalties, known, judged, before.frame, alone=True)
+        scores, targets, _ = self._scores(sums, before.penalties, known, judged, before.frame, left_out=True)
         return Look(torch.stack([*self._mixed(scores, verdict, first.counts), *scores]), targets)
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
@@ -256,11 +256,11 @@ class Trials:
         judged: Tensor,
         frame: Frame | None,
         *,
-        alone: bool = False,
+        left_out: bool = False,
     ) -> tuple[list[Tensor], Tensor, list[float | None]]:
         """What the candidates that are no mixtures, without the images held out, make of those that are ``judged``.
 
-        These may be among the images of the statistics; then, ``alone``, each is left out while it is judged.
+        With ``left_out`` these are among the images of the statistics, and each is left out while it is judged.
 
         Returns:
             Scores ``(n, k)`` of each, for the classes that compete; the index ``(n,)`` of the true one; the penalties.
@@ -269,7 +269,7 @@ class Trials:
         compete = labels if images.competing is None else labels[torch.isin(labels, images.competing)]
         x, y = images.x[judged], images.y[judged]
         columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
-        own = (y[:, None] == labels).to(torch.uint8).argmax(1) if alone else None
+        own = (y[:, None] == labels).to(torch.uint8).argmax(1) if left_out else None
         scores, chosen = [], []
         for candidate, known in zip(self.alone, penalties):
             h = inputs(x, candidate, frame, self.expand)
