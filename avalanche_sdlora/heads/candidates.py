@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm, lda_without, ncm_without
+from avalanche_sdlora.heads.discriminant import fit_lda, fit_ncm
 from avalanche_sdlora.heads.ridge import fit_ridge, ridge_scores
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
@@ -78,7 +78,6 @@ class Candidate(NamedTuple):
         statistics: FeatureStatistics,
         penalty: float | None = None,
         counts: Tensor | None = None,
-        own: Tensor | None = None,
     ) -> tuple[Tensor, float | None]:
         """The scores ``(n, classes)`` that the classifier of :meth:`solve` gives to ``x (n, D)``, and its penalty.
 
@@ -89,17 +88,11 @@ class Candidate(NamedTuple):
             statistics: As for :meth:`solve`.
             penalty: As for :meth:`solve`.
             counts: As for :meth:`solve`.
-            own: ``(n,)``, for samples that are in the statistics: the index of each one's class, which has at least one
-                more. Each is then scored as if it were not in them.
         """
-        x = x.to(statistics.second)
         if self.kind in ("ridge", "random_ridge"):
-            return ridge_scores(self._own(statistics), x, penalty, own)
-        if own is not None:
-            lda = self.kind == "lda"
-            return lda_without(statistics, x, own, counts) if lda else ncm_without(statistics, x, own), None
+            return ridge_scores(self._own(statistics), x.to(statistics.second), penalty)
         weight, bias, penalty = self.solve(statistics, penalty, counts)
-        return F.linear(x, weight, bias), penalty
+        return F.linear(x.to(weight), weight, bias), penalty
 
     def _own(self, statistics: FeatureStatistics) -> FeatureStatistics:
         """Those of its units."""

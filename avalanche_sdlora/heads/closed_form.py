@@ -58,7 +58,7 @@ class Lesson(NamedTuple):
     hits: dict[str, int]
     penalty: float | None
     temperature: float
-    power: float | None
+    power: int | None
     first_kept: bool | None = None
 
 
@@ -131,7 +131,7 @@ class ClosedFormHead(GrowingModule):
         self.parts = parts
         self.penalty: float | None = None
         self.temperature = 1.0
-        self.power: float | None = None
+        self.power: int | None = None
         self.candidates = candidates(kind, expansion)
         self.chosen = 0
         units = max(c.units for c in self.candidates)
@@ -149,7 +149,7 @@ class ClosedFormHead(GrowingModule):
 
     def get_extra_state(self) -> Tensor:
         """Three plain attributes, which are no tensors otherwise, so that reading them never waits for a device."""
-        return torch.tensor([int(self.learning), self.chosen, self.power or 0], dtype=torch.float64)
+        return torch.tensor([int(self.learning), self.chosen, self.power or 0])
 
     def set_extra_state(self, state: Tensor) -> None:
         """The opposite of :meth:`get_extra_state`.
@@ -157,7 +157,7 @@ class ClosedFormHead(GrowingModule):
         Raises:
             ValueError: No such candidate, or no power that was compared.
         """
-        learning, chosen, power = int(state[0]), int(state[1]), float(state[2])
+        learning, chosen, power = map(int, state)
         if not 0 <= chosen < len(self.candidates):
             raise ValueError(f"chosen={chosen}: this head chooses among {len(self.candidates)} classifiers")
         if power not in (0, *POWERS):
@@ -323,8 +323,8 @@ class ClosedFormHead(GrowingModule):
         if anew:
             self.evidence.clear()
         if verdict is not None:
-            look = None if before is None or first else self._trials.ahead(before, still, verdict)
-            self.evidence.add(verdict, *([] if look is None else [look]))
+            look = None if before is None or first else self._trials.ahead(before, still)
+            self.evidence.add(verdict, look)
         self._commit(taken, rows, penalties)
         if first and before is not None and taken is after:
             self.second_look.hold(before)

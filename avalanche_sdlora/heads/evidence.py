@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, at_once, suitable, surprise
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, at_once, least, surprise
 
 #: The temperatures that are compared, 20 in every decade from 0.001 to 100.
 TEMPERATURES = torch.logspace(-3, 2, 101, dtype=torch.float64)
@@ -18,22 +18,6 @@ FADING = 0.5
 
 #: What they count for in a power and a width, which depend less on how many classes there are.
 SURE_FADING = 0.8
-
-
-class Look(NamedTuple):
-    """What several classifiers make of the same images: from it follows how sure each should be.
-
-    Attributes:
-        scores: ``(classifiers, n, k)``, of the ``k`` classes that compete.
-        targets: ``(n,)``, the index of the true class among them.
-    """
-
-    scores: Tensor
-    targets: Tensor
-
-    def surprise(self) -> Tensor:
-        """:func:`avalanche_sdlora.heads.sureness.surprise` of each, ``(classifiers, 2, powers, widths)``."""
-        return torch.stack([surprise(s.double(), self.targets) for s in self.scores])
 
 
 class Verdict(NamedTuple):
@@ -67,10 +51,9 @@ class Verdict(NamedTuple):
         also = others._each()
         return self._replace(**{name: torch.cat([t, also[name]]) for name, t in self._each().items()})
 
-    @property
-    def look(self) -> Look:
-        """What it was made from."""
-        return Look(self.scores, self.targets)
+    def surprise(self) -> Tensor:
+        """:func:`avalanche_sdlora.heads.sureness.surprise` of each, ``(classifiers, 2, powers, widths)``."""
+        return torch.stack([surprise(s.double(), self.targets) for s in self.scores])
 
     def _each(self) -> dict[str, Tensor]:
         """What has a row for each classifier."""
@@ -183,7 +166,7 @@ class Evidence(nn.Module):
             with every new one, since with fewer classes another temperature was right.
         doubt: ``(classifiers, temperatures)``, summed with the weights of ``loss``.
         recent: Number of images in ``loss``, of which the older count less.
-        surprise: ``(classifiers, 2, powers, widths)``, see :meth:`Look.surprise`; older experiences count less here,
+        surprise: ``(classifiers, 2, powers, widths)``, see :meth:`Verdict.surprise`; older experiences count less here,
             too.
         looked: Number of images in ``surprise``, of which the older count less.
     """
@@ -218,14 +201,14 @@ class Evidence(nn.Module):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def add(self, verdict: Verdict, *looks: Look) -> None:
+    def add(self, verdict: Verdict, look: Verdict | None = None) -> None:
         """Adds an experience's verdict.
 
         Args:
             verdict: Says which classifier is best.
-            looks: At other images, which also say how sure to be (:meth:`sureness`).
+            look: On other images; both say how sure to be (:meth:`sureness`).
         """
-        looks = (verdict.look, *looks)
+        both = [verdict] if look is None else [verdict, look]
         hits, won, lost = counts(verdict)
         self.held += verdict.tells[0].sum()
         self.hits += hits
@@ -235,8 +218,8 @@ class Evidence(nn.Module):
             ("loss", FADING, verdict.loss),
             ("doubt", FADING, verdict.doubt),
             ("recent", FADING, len(verdict.targets)),
-            ("surprise", SURE_FADING, sum(look.surprise() for look in looks)),
-            ("looked", SURE_FADING, sum(len(look.targets) for look in looks)),
+            ("surprise", SURE_FADING, sum(each.surprise() for each in both)),
+            ("looked", SURE_FADING, sum(len(each.targets) for each in both)),
         ):
             getattr(self, name).mul_(fading).add_(new)
 
@@ -303,8 +286,8 @@ class Evidence(nn.Module):
             recent = FADING * recent + len(verdict.targets)
         return float(TEMPERATURES[int((loss + doubt / recent).argmin())]) if recent else 1.0
 
-    def sureness(self, classifier: int) -> tuple[float, float] | None:
-        """Power and width by which the largest probability says how often it is right; None without images.
+    def sureness(self, classifier: int) -> tuple[int, float] | None:
+        """Power and width under which the largest probability forecasts best whether it is right; None without images.
 
         As for :meth:`temperature`, one more image of any class counts. What is asked for is how often a prediction is
         right, which is what people read: a few images whose true class gets next to nothing decide the likelihood of
@@ -313,4 +296,4 @@ class Evidence(nn.Module):
         if not self.looked:
             return None
         true, drawn = self.surprise[classifier]
-        return suitable(true + drawn / self.looked)
+        return least(true + drawn / self.looked)

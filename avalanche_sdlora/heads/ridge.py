@@ -9,9 +9,6 @@ from torch import Tensor
 
 from avalanche_sdlora.heads.statistics import FeatureStatistics
 
-#: At least so much of a sample's own metric, which would be 1, is taken to be left without it: else rounding decides.
-LEAST_LEFT = 1e-9
-
 
 class Ridge(NamedTuple):
     """A linear classifier: scores ``x W^T + b``, of which the largest wins."""
@@ -94,9 +91,7 @@ def fit_ridge(statistics: FeatureStatistics, penalty: float | None = None) -> Ri
     return Ridge(weight, regression.share - weight @ regression.mean, inverse.penalty)
 
 
-def ridge_scores(
-    statistics: FeatureStatistics, x: Tensor, penalty: float | None = None, own: Tensor | None = None
-) -> tuple[Tensor, float]:
+def ridge_scores(statistics: FeatureStatistics, x: Tensor, penalty: float | None = None) -> tuple[Tensor, float]:
     """The scores ``(n, classes)`` that :func:`fit_ridge` gives to ``x (n, d)``, and its penalty.
 
     The weights, of which there are as many as classes, are not made: time grows with the classes by ``n d`` each, where
@@ -106,42 +101,13 @@ def ridge_scores(
         statistics: As for :func:`fit_ridge`.
         x: Of the type of the statistics.
         penalty: As for :func:`fit_ridge`.
-        own: ``(n,)``, for samples that are in the statistics: the index of each one's class, which has at least one
-            more. Each is then scored as if it were not (:func:`_without`).
 
     Raises:
         ValueError: As :func:`fit_ridge`.
     """
     regression = Centred.of(statistics)
     inverse = regression.solve(penalty)
-    if own is not None:
-        return _without(statistics, regression, inverse, x, own), inverse.penalty
     return regression.share + inverse.times(x - regression.mean) @ regression.cross.T, inverse.penalty
-
-
-def _without(statistics: FeatureStatistics, regression: Centred, inverse: Inverse, x: Tensor, own: Tensor) -> Tensor:
-    """The scores ``(n, classes)`` of samples by a regression without the one that is scored; classes weigh as with it.
-
-    With ``u = x - m_c`` and ``v = m_c - mean`` a sample's absence takes ``a u u^T + b (u v^T + v u^T)`` from ``gram``,
-    and ``b u`` from its class's sum in ``cross``, of which every class gets back its share. The inverse of the rest, by
-    Woodbury's identity, takes the inverse of all and two numbers ``z`` a sample.
-    """
-    classes, n_c = len(statistics.counts), statistics.counts[own]
-    u, v = x - statistics.means[own], statistics.means - regression.mean
-    t, weight = 1 / (n_c - 1), regression.n / classes
-    a, b = n_c * t - weight * t.square() * (1 - 1 / classes), weight * t
-    present, place = own.unique(return_inverse=True)
-    Pv = inverse.times(v[present])
-    Pu, by_mean = inverse.times(x - regression.mean) - Pv[place], (Pv @ regression.cross.T)[place]
-    uu, uv, vv = (u * Pu).sum(1), (v[own] * Pu).sum(1), (v[present] * Pv).sum(1)[place]
-    # (1 - K S) z = (1 + t / classes, 1) for K = ((a, b), (b, 0)) and S = ((uu, uv), (uv, vv)), by Cramer's rule
-    first, rest = 1 + t / classes, 1 - b * uv
-    determinant = (rest * (rest - a * uu) - b * uu * (a * uv + b * vv)).clamp(min=LEAST_LEFT)
-    z_u = (first * rest + a * uv + b * vv) / determinant
-    z_v = (rest - a * uu + first * b * uu) / determinant
-    lost = b * (uu * z_u + uv * z_v)
-    scores = regression.share + (Pu @ regression.cross.T) * z_u[:, None] + by_mean * z_v[:, None]
-    return (scores + (lost / classes)[:, None]).scatter_add(1, own[:, None], -lost[:, None])
 
 
 def solve_ridge(

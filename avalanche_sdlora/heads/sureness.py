@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from avalanche_sdlora.heads.growing_head import MASKED
 
-#: The powers ``k`` that are compared: those of 2, and one and a half times these.
-POWERS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+#: The powers ``k`` that are compared.
+POWERS = (1, 2, 4, 8, 16)
 
 #: The widths ``w`` that are compared, ten in every decade from 0.001 to 1000.
 WIDTHS = torch.logspace(-3, 3, 61, dtype=torch.float64)
@@ -49,29 +49,26 @@ def surprise(scores: Tensor, targets: Tensor) -> Tensor:
     gap, right = scores.amax(1, keepdim=True) - scores, (scores.argmax(1) == targets).double()
     chance, found = 1 / scores.shape[1], []
     for widths in at_once(WIDTHS.to(scores), scores.numel()):
-        one = (1 + gap / widths[:, None, None]).reciprocal()
-        shares, of_powers = [one, one * one.sqrt()], []
-        for _ in POWERS:
-            p = shares[0].sum(2).reciprocal().clamp(1e-6, 1 - 1e-6)  # (widths, n)
+        shares, done, of_powers = (1 + gap / widths[:, None, None]).reciprocal(), 1, []
+        for power in POWERS:
+            while done < power:
+                shares, done = shares * shares, 2 * done
+            p = shares.sum(2).reciprocal().clamp(1e-6, 1 - 1e-6)  # (widths, n)
             hit, miss = -p.log(), -torch.log1p(-p)
             losses = (right * hit + (1 - right) * miss, chance * hit + (1 - chance) * miss)
             of_powers.append(torch.stack(losses).sum(2))
-            shares = [shares[1], shares[0].square()]
         found.append(torch.stack(of_powers, dim=1))  # (2, powers, widths)
     return torch.cat(found, dim=2)
 
 
-def suitable(losses: Tensor) -> tuple[float, float]:
-    """The power before that under which losses ``(powers, widths)`` are least, and the width under which its own are.
-
-    Images that say how sure to be are of the classes of one experience at a time. Those of all classes together, of
-    which some are recognised worse and some better than these, are a mixture, whose shares fall slower.
+def least(losses: Tensor) -> tuple[int, float]:
+    """The power and the width under which losses ``(powers, widths)`` are least.
 
     Between two widths, by the parabola through the three losses: a step from width to width moves confidences by
     several points.
     """
-    power = max(0, int(losses.argmin()) // len(WIDTHS) - 1)
-    i = int(losses[power].argmin())
+    best = int(losses.argmin())
+    power, i = best // len(WIDTHS), best % len(WIDTHS)
     if not 0 < i < len(WIDTHS) - 1:
         return POWERS[power], float(WIDTHS[i])
     left, middle, right = losses[power, i - 1 : i + 2].tolist()

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from avalanche_sdlora.heads.candidates import Candidate
 from avalanche_sdlora.heads.drift import DriftMoments, Frame
-from avalanche_sdlora.heads.evidence import Evidence, Look, Verdict, judge, tells_which
+from avalanche_sdlora.heads.evidence import Evidence, Verdict, judge, tells_which
 from avalanche_sdlora.heads.expansion import RandomExpansion
 from avalanche_sdlora.heads.statistics import FeatureStatistics
-
-#: So many images of an experience at most say how sure to be beside those held out.
-JUDGED = 2000
 
 #: The statistics of the features themselves, by the name "features", and of their random expansion, "expanded".
 Sums = Mapping[str, FeatureStatistics]
@@ -94,6 +91,13 @@ def followed(frame: Frame | None, before: Tensor, after: Tensor) -> Frame | None
     return frame
 
 
+def fifth(y: Tensor) -> Tensor:
+    """Every fifth image of each class, ``(n,)``, by the classes ``y (n,)``."""
+    _, own, sizes = y.unique(return_inverse=True, return_counts=True)
+    place = own.argsort(stable=True).argsort()  # classes one after another
+    return (place - (sizes.cumsum(0) - sizes)[own]) % 5 == 4
+
+
 def inputs(x: Tensor, candidate: Candidate, frame: Frame | None, expand: RandomExpansion | None) -> Tensor:
     """Features ``(n, d)`` of the present model as a candidate's linear classifier takes them, ``(n, D)``."""
     x = project(x, frame, None)
@@ -150,32 +154,32 @@ class Trials:
         verdict = self._judge(scores, targets, images.tells[judged], self._counts(base, y[held]))
         return Trial(frame, base, kept_out, chosen, verdict)
 
-    def ahead(self, before: Trial, images: Images, verdict: Verdict) -> Look | None:
-        """What the candidates make of images of which nothing has been learned.
+    def ahead(self, before: Trial, images: Images) -> Verdict | None:
+        """How right the candidates are of images of which nothing has been learned.
 
-        For the features of before an experience, all of its images are such, and each can be judged by what all others
-        teach, which is as much as the head will know. Older classes are then as old as they will be. So more images say
-        how sure to be than are held out from training.
+        For the features of before an experience, all of its images are such, and its classes can be learned without a
+        part of them. Older classes are then as old as they will be. So more images say how sure to be than are held out
+        from training.
 
         Args:
             before: What the features before the experience made.
             images: With these features.
-            verdict: By which the experience ends, and the parts of a mixture get their temperatures.
 
         Returns:
-            At the images that are not alone in their class, or on :data:`JUDGED` of them; None where there are none.
+            On the :func:`fifth` of the images; None where there is none.
         """
+        x, y, *_ = images
+        judged = fifth(y)
+        if not judged.any():
+            return None
         sums = {space: s.copy() for space, s in before.base.items()}
+        without = self.gathered(x[judged], y[judged], before.frame, sums)
         for space, s in sums.items():
             s.add(before.held[space])
-        first = next(iter(sums.values()))
-        judged = torch.isin(images.y, first.labels[first.counts > 1]).nonzero().flatten()
-        if not len(judged):
-            return None
-        judged = judged[:: -(-len(judged) // JUDGED)]
-        known = images._replace(held=torch.zeros_like(images.held))
-        scores, targets, _ = self._scores(sums, before.penalties, known, judged, before.frame, left_out=True)
-        return Look(torch.stack([*self._mixed(scores, verdict, first.counts), *scores]), targets)
+            s.add(without[space], -1)
+        unknown = images._replace(held=judged)
+        scores, targets, _ = self._scores(sums, before.penalties, unknown, judged, before.frame)
+        return self._judge(scores, targets, unknown.tells[judged], self._counts(sums, y[judged]))
 
     def of_old_classes(self, base: Sums, before: Trial, old: Tensor, images: Images) -> Verdict | None:
         """How right the candidates are of classes whose statistics are older than the features.
@@ -229,24 +233,16 @@ class Trials:
 
     def _judge(self, scores: Sequence[Tensor], targets: Tensor, tells: Tensor, counts: Tensor) -> Verdict:
         """The verdict on all candidates, mixtures first, from the scores ``(n, k)`` of those that are solved."""
-        verdict = judge(scores, targets, tells)
-        mixed = self._mixed(scores, verdict, counts)
-        return judge(mixed, targets, tells).before(verdict) if mixed else verdict
-
-    def _mixed(self, scores: Sequence[Tensor], verdict: Verdict, counts: Tensor) -> list[Tensor]:
-        """The scores ``(n, k)`` of mixtures.
-
-        Args:
-            scores: Of the candidates that are solved.
-            verdict: By which the parts get their temperatures; its last classifiers are these candidates.
-            counts: How many samples each class counts as.
-        """
-        first, before = self.first_alone, len(verdict.scores) - len(scores)
+        verdict, first = judge(scores, targets, tells), self.first_alone
+        if not first:
+            return verdict
 
         def cooled(i: int) -> Tensor:
-            return scores[i - first] / self.evidence.temperature(i, verdict.of(i - first + before))
+            return scores[i - first] / self.evidence.temperature(i, verdict.of(i - first))
 
-        return [torch.stack([s * cooled(i) for i, s in c.shares(counts).items()]).sum(0) for c in self.mixtures]
+        shares = [c.shares(counts) for c in self.mixtures]
+        mixed = [torch.stack([s * cooled(i) for i, s in of.items()]).sum(0) for of in shares]
+        return judge(mixed, targets, tells).before(verdict)
 
     def _scores(
         self,
@@ -255,12 +251,8 @@ class Trials:
         images: Images,
         judged: Tensor,
         frame: Frame | None,
-        *,
-        left_out: bool = False,
     ) -> tuple[list[Tensor], Tensor, list[float | None]]:
         """What the candidates that are no mixtures, without the images held out, make of those that are ``judged``.
-
-        With ``left_out`` these are among the images of the statistics, and each is left out while it is judged.
 
         Returns:
             Scores ``(n, k)`` of each, for the classes that compete; the index ``(n,)`` of the true one; the penalties.
@@ -269,11 +261,10 @@ class Trials:
         compete = labels if images.competing is None else labels[torch.isin(labels, images.competing)]
         x, y = images.x[judged], images.y[judged]
         columns = (compete[:, None] == labels).to(torch.uint8).argmax(1)
-        own = (y[:, None] == labels).to(torch.uint8).argmax(1) if left_out else None
         scores, chosen = [], []
         for candidate, known in zip(self.alone, penalties):
             h = inputs(x, candidate, frame, self.expand)
-            found, penalty = candidate.scores(h, sums[space_of(candidate)], known, counts, own)
+            found, penalty = candidate.scores(h, sums[space_of(candidate)], known, counts)
             scores.append(found[:, columns])
             chosen.append(penalty)
         return scores, (y[:, None] == compete).to(torch.uint8).argmax(1), chosen

@@ -14,7 +14,6 @@ from avalanche_sdlora.adapter.undo import unchanged_on_error
 from avalanche_sdlora.backbones import configured_name, create_backbone, loaded_weights
 from avalanche_sdlora.config import SDLoRAConfig
 from avalanche_sdlora.heads.evidence import Evidence
-from avalanche_sdlora.heads.sureness import POWERS
 from avalanche_sdlora.learned import learned_state, load_learned
 from avalanche_sdlora.model import SDLoRAModel
 from avalanche_sdlora.persistence.fingerprint import fingerprint
@@ -23,8 +22,8 @@ from avalanche_sdlora.persistence.tensorfile import read_tensors, write_tensors
 # Version 2 has what SDLoRAModel.at_task needs, version 3 what makes probabilities of scores, version 4 the
 # log loss of held-out images in the place of old classes, version 5 whether an experience has been kept, version 6 the
 # penalties of all classifiers, version 7 the way back to before the first task, version 8 how many images have said how
-# sure to be, version 9 more powers by which they are.
-_KIND, _VERSION = "sdlora-adapters", 9
+# sure to be.
+_KIND, _VERSION = "sdlora-adapters", 8
 
 
 @dataclass(frozen=True)
@@ -218,17 +217,12 @@ def _complete(tensors: dict[str, Tensor]) -> None:
     softmax of the scores; up to version 3, what experiences do to old classes was counted in another way; up to version
     4, later ones were kept as if an earlier one had been; up to version 5, every experience chooses its penalties; up
     to version 6, the second one did not judge the first; up to version 7, the same images said how sure to be as which
-    classifier is best, and the state of the second look was part of the head's; up to version 8, every second power was
-    compared, and those between get the mean loss of their neighbours.
+    classifier is best, and the state of the second look was part of the head's.
     """
     state = "closed_form._extra_state"
     if "closed_form.evidence.loss" in tensors and "closed_form.evidence.surprise" not in tensors:
         none = Evidence(len(tensors["closed_form.evidence.loss"]))
         tensors["closed_form.evidence.surprise"], tensors["closed_form.evidence.looked"] = none.surprise, none.looked
-    losses = tensors.get("closed_form.evidence.surprise")
-    if losses is not None and 2 * losses.shape[2] - 1 == len(POWERS):
-        between = torch.stack([losses[:, :, :-1], (losses[:, :, :-1] + losses[:, :, 1:]) / 2], dim=3).flatten(2, 3)
-        tensors["closed_form.evidence.surprise"] = torch.cat([between, losses[:, :, -1:]], dim=2)
     if tensors.pop("closed_form.evidence.harmed", None) is not None:
         tensors["closed_form.evidence.harm"] = tensors.pop("closed_form.evidence.kept").new_zeros(2)
     if "closed_form.evidence.recent" in tensors:
@@ -244,8 +238,6 @@ def _complete(tensors: dict[str, Tensor]) -> None:
             tensors[state] = torch.cat([tensors[state], tensors[state].new_zeros(lacking)])
         elif lacking == -1:
             tensors[state], looked = tensors[state][:3].clone(), tensors[state][3].clone()
-        if tensors[state].dtype == torch.int64:  # powers were whole numbers
-            tensors[state] = tensors[state].double()
         tensors.setdefault("closed_form.second_look._extra_state", looked)
     for name in [name for name in tensors if name.startswith("closed_form.spare.")]:
         tensors[name.replace(".spare.", ".second_look.spare.", 1)] = tensors.pop(name)

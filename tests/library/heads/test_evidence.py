@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Look, Verdict, clearly_worse, judge, tells_which
-from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, plain_sure, suitable, sure, surprise
+from avalanche_sdlora.heads.evidence import TEMPERATURES, Evidence, Verdict, clearly_worse, judge, tells_which
+from avalanche_sdlora.heads.sureness import POWERS, WIDTHS, least, plain_sure, sure
 from avalanche_sdlora.metrics.calibration import expected_calibration_error
 from avalanche_sdlora.training.held_out import held_out
 
@@ -134,7 +133,7 @@ def test_a_look_ahead_says_how_sure_to_be_and_nothing_of_which_is_best():
     alone, both = Evidence(1), Evidence(1)
     verdict = judge([good], y)
     alone.add(verdict)
-    both.add(verdict, Look(poor[None], other))
+    both.add(verdict, judge([poor], other))
     assert (both.hits, both.recent, both.looked) == (alone.hits, alone.recent, 2 * alone.looked)
     assert both.temperature(0) == alone.temperature(0)
     none = torch.zeros(1, 4).bool()
@@ -144,26 +143,14 @@ def test_a_look_ahead_says_how_sure_to_be_and_nothing_of_which_is_best():
     assert confident[0] > confident[1] > right  # half of the images are of the other kind
 
 
-def test_the_power_before_the_best_has_its_own_best_width_between_two():
+def test_the_least_loss_is_found_between_two_widths():
     for true in (0.031, 0.5, 77.0):
         losses = torch.full((len(POWERS), len(WIDTHS)), 9.0, dtype=torch.float64)
-        losses[2] = 1 + (WIDTHS.log() - torch.tensor(true).log()).square()
-        losses[3] = WIDTHS / WIDTHS.max()
-        assert suitable(losses) == (POWERS[2], pytest.approx(true, rel=1e-6))
-    losses[2] = 2 + WIDTHS
-    assert suitable(losses) == (POWERS[2], WIDTHS[0])
-    assert suitable(torch.zeros_like(losses)) == (POWERS[0], WIDTHS[0])
-
-
-def test_what_a_forecast_costs_is_its_log_loss():
-    s, y = scores(n=30, classes=4)
-    found, right = surprise(s.double(), y), s.argmax(1) == y
-    for i, power in enumerate(POWERS):
-        for j in (0, 25, 60):
-            p = sure(s.double() / WIDTHS[j], power, torch.zeros(1, 4).bool()).softmax(1).amax(1).clamp(1e-6, 1 - 1e-6)
-            loss = F.binary_cross_entropy(p, right.double(), reduction="sum")
-            even = F.binary_cross_entropy(p, torch.full_like(p, 0.25), reduction="sum")
-            torch.testing.assert_close(found[:, i, j], torch.stack([loss, even]))
+        losses[2] = (WIDTHS.log() - torch.tensor(true).log()).square()
+        assert least(losses) == (POWERS[2], pytest.approx(true, rel=1e-6))
+    losses[2] = WIDTHS
+    assert least(losses) == (POWERS[2], WIDTHS[0])
+    assert least(torch.zeros_like(losses)) == (POWERS[0], WIDTHS[0])
 
 
 def test_sure_logits_keep_the_order_and_leave_masked_classes_out():

@@ -139,8 +139,8 @@ def test_flipped_bytes_are_refused(saved, data):
     refused(path, "is damaged|is not a file of|has version")
 
 
-def rewritten(saved, path, change=lambda tensors, about: None, kind=KIND, version=9):
-    tensors, about = read_tensors(saved[1], KIND, 9)
+def rewritten(saved, path, change=lambda tensors, about: None, kind=KIND, version=8):
+    tensors, about = read_tensors(saved[1], KIND, 8)
     change(tensors, about)
     write_tensors(path, kind, version, tensors, about)
     return path
@@ -175,7 +175,7 @@ def test_content_that_does_not_fit_is_refused(saved, change, message, tmp_path):
 
 def test_another_kind_or_a_newer_version_is_refused(saved, tmp_path):
     refused(rewritten(saved, tmp_path / "f", kind="other"), "is not a file of sdlora-adapters; it says it is 'other'")
-    refused(rewritten(saved, tmp_path / "f", version=10), "has version 10 of the format.*versions up to 9")
+    refused(rewritten(saved, tmp_path / "f", version=9), "has version 9 of the format.*versions up to 8")
     refused(tmp_path / "none", "there is no such file", FileNotFoundError)
     refused(tmp_path, "cannot be read", OSError)
 
