@@ -248,6 +248,10 @@ FAILING = {
 }
 
 
+#: What three processes do, too, between which nothing divides evenly: what goes wrong, and one case of each kind.
+BY_THREE = [*FAILING, "default", "chosen", "reduced", "tiny batches", "replay", "ridge"]
+
+
 class Killed(SupervisedPlugin):
     """Kills one process in its ``left``-th iteration, or stops it."""
 

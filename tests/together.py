@@ -86,7 +86,7 @@ def main(folder, sizes, names):
 
         def work(rank, size=size):
             for name in names:
-                if name in cases:
+                if name in (cases if size < 3 else shared_cases.BY_THREE):
                     torch.save(cases[name](folder), folder / f"{name}-{size}-{rank}.pt")
 
         failed |= any(together(size, folder, work))
