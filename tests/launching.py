@@ -175,12 +175,8 @@ class Slow(SupervisedPlugin, supports_distributed=True):
         time.sleep(2 * lifeline.EVERY)
 
 
-def slow(strategy):
-    strategy.plugins.append(Slow())
-
-
-def failing(where, error):
-    return lambda strategy: strategy.plugins.append(Fails(where, error))
+def beside(plugin):
+    return lambda strategy: strategy.plugins.append(plugin)
 
 
 def main(folder, seed):
@@ -204,9 +200,9 @@ def main(folder, seed):
     run("all", 2, "killed", lose="all", after=moment())
     run("resumed", 2, "killed")
     run("resumed by one", 1, "one")
-    run("launcher", 2, "orphans", lose="launcher", after=moment(), watch=slow)
-    run("training", 2, "training", watch=failing("after_forward", ValueError("an image that cannot be read")))
-    run("evaluation", 2, "evaluation", watch=failing("after_eval_forward", KeyError("cat")))
+    run("launcher", 2, "orphans", lose="launcher", after=moment(), watch=beside(Slow()))
+    run("training", 2, "training", watch=beside(Fails("after_forward", ValueError("an image that cannot be read"))))
+    run("evaluation", 2, "evaluation", watch=beside(Fails("after_eval_forward", KeyError("cat"))))
     run("interrupt", 2, "interrupt", lose=0, by=signal.SIGINT, after=moment())
     run("interrupt all", 2, "interrupt", lose="launcher", by=signal.SIGINT, after=moment())
 

@@ -248,8 +248,10 @@ FAILING = {
 }
 
 
-#: What three processes do, too, between which nothing divides evenly: what goes wrong, and one case of each kind.
-BY_THREE = [*FAILING, "default", "chosen", "reduced", "tiny batches", "replay", "ridge"]
+def cases_of(size):
+    """What so many processes run: one and two everything; more of them what goes wrong, and one case of each kind."""
+    kinds = ("default", "chosen", "reduced", "tiny batches", "replay", "ridge")
+    return FAILING | (CASES if size < 3 else {name: CASES[name] for name in kinds})
 
 
 class Killed(SupervisedPlugin):

@@ -80,13 +80,13 @@ def stat_of(pid):
 def main(folder, sizes, names):
     from tests import shared_cases
 
-    cases = {**shared_cases.CASES, **shared_cases.FAILING}
     failed = False
     for size in sizes:
+        cases = shared_cases.cases_of(size)
 
-        def work(rank, size=size):
+        def work(rank, size=size, cases=cases):
             for name in names:
-                if name in (cases if size < 3 else shared_cases.BY_THREE):
+                if name in cases:
                     torch.save(cases[name](folder), folder / f"{name}-{size}-{rank}.pt")
 
         failed |= any(together(size, folder, work))

@@ -20,6 +20,7 @@ QUICK = {
 
 @pytest.fixture(scope="package", autouse=True)
 def few_digits():
+    """Runs of this process learn every eighth of the digits."""
     with pytest.MonkeyPatch.context() as patch:
         use_few(patch.setattr)
         yield

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from avalanche_sdlora import processes
-from tests.shared_cases import BY_THREE, CASES, FAILING
+from tests.shared_cases import CASES, FAILING, cases_of
 
 SIZES = (2, 3)
 
@@ -62,7 +62,7 @@ def every(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [(n, s) for n in CASES for s in SIZES if s < 3 or n in BY_THREE])
+@pytest.mark.parametrize(("name", "size"), [(n, s) for s in SIZES for n in CASES if n in cases_of(s)])
 def test_every_method_and_stream_is_that_of_one_process(every, name, size):
     assert_one_model(every, name, size)
 
